@@ -1,0 +1,74 @@
+# Every target builds the virtual environment first, from requirements.lock, where it is missing or out of date.
+#   PYTHON=python3.13   the interpreter to build it with      ARGS="…"   more arguments for the command
+#   STATE_DIR=DIR       where a running `make up` keeps its files
+
+STATE_DIR ?= .sluicegate
+N ?= 1000
+T ?= tests
+BIN := .venv/bin
+READY := .venv/.ready
+
+# An order's reason is text, not make's or the shell's: `value` takes it unexpanded, and it travels by environment.
+unexport REASON MODE
+export SLUICEGATE_MAKE_REASON = $(value REASON)
+export SLUICEGATE_MAKE_MODE = $(value MODE)
+export SLUICEGATE_MAKE_STATE_DIR = $(value STATE_DIR)
+
+# What another shell needs to reach a running `make up`; without one, the settings of the environment hold.
+JOIN = if [ -r "$$SLUICEGATE_MAKE_STATE_DIR/env" ]; then . "$$(cd "$$SLUICEGATE_MAKE_STATE_DIR" && pwd)/env"; fi
+ORDER = $${SLUICEGATE_MAKE_REASON:+"--reason=$$SLUICEGATE_MAKE_REASON"}
+
+.PHONY: help demo demo-json up pause resume status test check bench soak lock clean venv
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(READY) ## A real fleet pauses, loses a worker and its broker, resumes, and proves that nothing was lost
+	@$(BIN)/python -m tests.fleet.demo $(ARGS)
+
+demo-json: $(READY) ## The same facts as one JSON object
+	@$(BIN)/python -m tests.fleet.demo --json $(ARGS)
+
+up: $(READY) ## Postgres, Valkey and the control plane in the foreground; Ctrl-C stops them
+	@SLUICEGATE_STATE_DIR="$$SLUICEGATE_MAKE_STATE_DIR" exec $(BIN)/sluicegate up $(ARGS)
+
+pause: $(READY) ## Pause the fleet of a running `make up`: make pause MODE=drain REASON="…"
+	@$(JOIN); exec $(BIN)/sluicegate pause $${SLUICEGATE_MAKE_MODE:+"--mode=$$SLUICEGATE_MAKE_MODE"} $(ORDER) $(ARGS)
+
+resume: $(READY) ## Let it run again: make resume REASON="…"
+	@$(JOIN); exec $(BIN)/sluicegate resume $(ORDER) $(ARGS)
+
+status: $(READY) ## What is held, and how far each worker has got
+	@$(JOIN); exec $(BIN)/sluicegate status $(ARGS)
+
+test: $(READY) ## All tests, or some: make test T=tests/unit
+	@$(BIN)/python -m pytest -n auto $(T) $(ARGS)
+
+check: $(READY) ## Lint, format, types, import rules, compose.yaml, and what may not stand in the tree
+	@echo "ruff";         $(BIN)/ruff check --quiet .
+	@echo "ruff format";  $(BIN)/ruff format --quiet --check .
+	@echo "mypy";         $(BIN)/mypy --no-error-summary
+	@echo "import rules"; $(BIN)/lint-imports --no-cache
+	@echo "compose.yaml"; $(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec compose.yaml
+	@echo "the tree";     $(BIN)/python -m pytest --quiet tests/house/test_tree.py
+
+bench: $(READY) ## Measure, each number beside its reference in the same run
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+soak: $(READY) ## Pause a busy worker N times: make soak N=1000
+	@$(BIN)/python -m tests.fleet.soak --pauses $(N) $(ARGS)
+
+lock: $(READY) ## Write requirements.lock anew from pyproject.toml: the newest versions, with hashes
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --custom-compile-command "make lock" \
+	  --all-extras --group dev --output-file requirements.lock pyproject.toml
+
+clean: ## Remove what make built; a state directory stays
+	@rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .hypothesis
+	@find . -path ./.git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+venv: $(READY) ## Build .venv and nothing else
+
+$(READY): requirements.lock pyproject.toml .ci/venv
+	@.ci/venv $(PYTHON)
+	@touch $@

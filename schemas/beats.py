@@ -1,0 +1,144 @@
+"""Heartbeats: what one worker says about itself, and how it looks on the wire.
+
+A beat is JSON in Redis under `names.beat_key`, one per nodename, overwritten every interval and at once
+when something an operator waits for has changed. `appliedAt` and `sentAt` are the worker's own clock; the
+time that leases are counted from is the Redis server's, kept as the score in `names.beats_key`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Self
+
+from sluicegate.schemas.errors import InvalidInput
+from sluicegate.schemas.snapshots import Edition
+from sluicegate.schemas.times import from_wire, from_wire_or_none, to_wire, to_wire_or_none
+
+BEAT_PROTOCOL = 1
+
+
+class WorkerState(StrEnum):
+    """What a worker is, as far as is known. A beat carries only the first three."""
+
+    RUNNING = "running"
+    """Its gate is open."""
+    PAUSING = "pausing"
+    """Its gate is closed; something handed to the pool before has neither started nor come back yet."""
+    PAUSED = "paused"
+    """Its gate is closed, and nothing more can start."""
+    UNKNOWN = "unknown"
+    """Its lease ran out and it said no goodbye. It may be running anything."""
+    GONE = "gone"
+    """It said goodbye at a clean stop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningTask:
+    """A task that is running: its id, its name, and when it started by the worker's clock (None: unknown)."""
+
+    id: str
+    name: str
+    started_at: datetime | None = None
+
+    def to_wire(self) -> dict[str, Any]:
+        """As JSON, with camelCase keys."""
+        return {"id": self.id, "name": self.name, "startedAt": to_wire_or_none(self.started_at)}
+
+    @classmethod
+    def from_wire(cls, data: dict[str, Any]) -> Self:
+        """The inverse of `to_wire`; raises KeyError, TypeError or InvalidInput."""
+        return cls(
+            id=str(data["id"]),
+            name=str(data["name"]),
+            started_at=from_wire_or_none(data["startedAt"], "startedAt"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """One heartbeat.
+
+    `applied` is the edition whose effect is complete: for a paused one, nothing can start any more; it is
+    `NOTHING` until the first. `is_stale`: no fresh snapshot for longer than the stale lease. `queues` are
+    those it consumes when it is open. `refused` counts states it would not obey, by error code.
+    """
+
+    nodename: str
+    incarnation: str
+    host: str
+    pool: str
+    pid: int
+    seq: int
+    sent_at: datetime
+    state: WorkerState
+    applied: Edition
+    applied_at: datetime | None
+    is_stale: bool = False
+    is_goodbye: bool = False
+    concurrency: int = 0
+    queues: tuple[str, ...] = ()
+    running: tuple[RunningTask, ...] = ()
+    reserved: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+
+    def to_wire(self) -> dict[str, Any]:
+        """As JSON, with camelCase keys."""
+        return {
+            "v": BEAT_PROTOCOL,
+            "nodename": self.nodename,
+            "incarnation": self.incarnation,
+            "host": self.host,
+            "pool": self.pool,
+            "pid": self.pid,
+            "seq": self.seq,
+            "sentAt": to_wire(self.sent_at),
+            "state": str(self.state),
+            "appliedEpoch": self.applied.epoch,
+            "appliedVersion": self.applied.version,
+            "appliedAt": to_wire_or_none(self.applied_at),
+            "stale": self.is_stale,
+            "goodbye": self.is_goodbye,
+            "concurrency": self.concurrency,
+            "queues": list(self.queues),
+            "running": [task.to_wire() for task in self.running],
+            "reserved": self.reserved,
+            "refused": dict(self.refused),
+        }
+
+    def encode(self) -> bytes:
+        """The bytes under the worker's beat key."""
+        return json.dumps(self.to_wire(), separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Self:
+        """The inverse of `encode`; raises InvalidInput. Unknown keys are ignored, so that beats may grow."""
+        try:
+            data = json.loads(raw)
+            if data["v"] != BEAT_PROTOCOL:
+                raise InvalidInput("beat.v", f"{data['v']!r} is not protocol {BEAT_PROTOCOL}")
+            return cls(
+                nodename=str(data["nodename"]),
+                incarnation=str(data["incarnation"]),
+                host=str(data["host"]),
+                pool=str(data["pool"]),
+                pid=int(data["pid"]),
+                seq=int(data["seq"]),
+                sent_at=from_wire(data["sentAt"], "sentAt"),
+                state=WorkerState(data["state"]),
+                applied=Edition(int(data["appliedEpoch"]), int(data["appliedVersion"])),
+                applied_at=from_wire_or_none(data["appliedAt"], "appliedAt"),
+                is_stale=bool(data["stale"]),
+                is_goodbye=bool(data["goodbye"]),
+                concurrency=int(data["concurrency"]),
+                queues=tuple(str(name) for name in data["queues"]),
+                running=tuple(RunningTask.from_wire(task) for task in data["running"]),
+                reserved=int(data["reserved"]),
+                refused={str(code): int(count) for code, count in data["refused"].items()},
+            )
+        except InvalidInput:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise InvalidInput("beat", f"not a heartbeat: {error!r}") from None

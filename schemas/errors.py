@@ -1,0 +1,120 @@
+"""Every error sluicegate raises on purpose.
+
+    SluicegateError
+    ├── InvalidInput          a field of a request, a setting or a message is wrong       422, exit 2
+    │   └── InvalidSetting    a SLUICEGATE_* setting is missing or cannot be parsed            exit 2
+    ├── Refused               well formed, but not now: the state forbids it               409, exit 6
+    ├── NotAuthenticated      no token, or one that nobody was given                       401, exit 7
+    ├── NotAllowed            a real token without the right                               403, exit 7
+    ├── NotFound              nothing has that name                                        404, exit 6
+    ├── Unavailable           a part we stand on is away                                   503, exit 8
+    │   └── NotMigrated       the database has no tables, or older ones                    503, exit 8
+    └── SnapshotRefused       a state that a worker must not obey
+        ├── MalformedSnapshot
+        ├── BadSignature
+        └── StaleSnapshot     older than what is in force
+
+`code` is the word that JSON answers, logs and metrics use for the class; it never changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class SluicegateError(Exception):
+    """Base of all errors raised on purpose. `str(error)` is one line that an operator can act on."""
+
+    code: ClassVar[str] = "error"
+    http_status: ClassVar[int] = 500
+
+
+class InvalidInput(SluicegateError):
+    """A value that cannot be accepted; `field` names it as the caller spelled it (camelCase in JSON)."""
+
+    code = "invalid_input"
+    http_status = 422
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.field, self.message)
+
+
+class InvalidSetting(InvalidInput):
+    """A setting that is missing or out of range; `field` is the environment variable."""
+
+    code = "invalid_setting"
+
+
+class Refused(SluicegateError):
+    """The request is well formed, but the present state forbids it; `details` says what stands in the way."""
+
+    code = "refused"
+    http_status = 409
+
+    def __init__(self, message: str, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.details = dict(details or {})
+
+
+class NotAuthenticated(SluicegateError):
+    """No token came with the request, or it is unknown or revoked."""
+
+    code = "not_authenticated"
+    http_status = 401
+
+
+class NotAllowed(SluicegateError):
+    """The token is real, but lacks the right for this."""
+
+    code = "not_allowed"
+    http_status = 403
+
+
+class NotFound(SluicegateError):
+    """Nothing has that name."""
+
+    code = "not_found"
+    http_status = 404
+
+
+class Unavailable(SluicegateError):
+    """A part that the request needs (Postgres, Redis, the control plane) cannot be reached."""
+
+    code = "unavailable"
+    http_status = 503
+
+
+class NotMigrated(Unavailable):
+    """The database answers, but its tables are missing or of another revision."""
+
+    code = "not_migrated"
+
+
+class SnapshotRefused(SluicegateError):
+    """A state that a worker must not obey; the state in force stays."""
+
+    code = "snapshot_refused"
+
+
+class MalformedSnapshot(SnapshotRefused):
+    """Not an envelope of this protocol version, or its payload is not a snapshot of this namespace."""
+
+    code = "malformed_snapshot"
+
+
+class BadSignature(SnapshotRefused):
+    """No trusted key made this signature over these bytes."""
+
+    code = "bad_signature"
+
+
+class StaleSnapshot(SnapshotRefused):
+    """Validly signed, but older than what has been applied: a replay, or a replica that lags."""
+
+    code = "stale_snapshot"

@@ -1,0 +1,274 @@
+"""Holds: durable, owned reasons not to start work; and the pure transitions between sets of them.
+
+A transition takes the set in force and returns a `Change`. A no-op carries the same set back, with the
+same version; every other change carries a set whose version is exactly one higher. Storing a change and
+announcing it is the control plane's work, never done here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Self
+from uuid import UUID
+
+from sluicegate.schemas.errors import InvalidInput
+from sluicegate.schemas.modes import Mode
+from sluicegate.schemas.scopes import Claim, Scope, ScopeKind
+from sluicegate.schemas.times import from_wire, from_wire_or_none, to_wire, to_wire_or_none
+
+MAX_REASON_CHARS = 1000
+MAX_ACTOR_CHARS = 255
+
+
+class Cause(StrEnum):
+    """Why a hold exists. Whoever made a hold releases it and no other."""
+
+    MANUAL = "manual"
+    CAPACITY = "capacity"
+    BUDGET = "budget"
+    WINDOW = "window"
+    HEALTH = "health"
+
+
+class Then(StrEnum):
+    """What follows when a drain's deadline passes with work left."""
+
+    QUIESCE = "quiesce"
+    REQUEUE = "requeue"
+    TERMINATE = "terminate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldKey:
+    """What makes a hold the same hold: at most one is active per (scope, cause, source)."""
+
+    scope: Scope
+    cause: Cause = Cause.MANUAL
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """A durable, owned reason not to start work. All times are aware UTC.
+
+    `source` tells apart two owners of one cause (the worker, the window, the budget); it is empty for
+    manual. `created_at` survives a change of mode or reason; `released_*` are set once, together.
+    """
+
+    id: UUID
+    scope: Scope
+    mode: Mode
+    reason: str
+    actor: str
+    created_at: datetime
+    cause: Cause = Cause.MANUAL
+    source: str = ""
+    expires_at: datetime | None = None
+    deadline: datetime | None = None
+    then: Then | None = None
+    released_at: datetime | None = None
+    released_by: str | None = None
+    released_reason: str | None = None
+
+    @property
+    def key(self) -> HoldKey:
+        """What at most one active hold may have."""
+        return HoldKey(scope=self.scope, cause=self.cause, source=self.source)
+
+    def has_same_effect_as(self, other: Hold) -> bool:
+        """Would placing one over the other change nothing but who asked and when?"""
+        return (
+            self.key == other.key
+            and self.mode == other.mode
+            and self.reason == other.reason
+            and self.expires_at == other.expires_at
+            and self.deadline == other.deadline
+            and self.then == other.then
+        )
+
+    def is_expired(self, now: datetime) -> bool:
+        """Has its time run out at `now`? The instant of expiry itself counts as expired."""
+        return self.expires_at is not None and self.expires_at <= now
+
+    def to_wire(self) -> dict[str, Any]:
+        """The hold as JSON has it everywhere: camelCase keys, ISO-8601 UTC times."""
+        return {
+            "id": str(self.id),
+            "scope": str(self.scope),
+            "cause": str(self.cause),
+            "source": self.source,
+            "mode": self.mode.word,
+            "reason": self.reason,
+            "actor": self.actor,
+            "createdAt": to_wire(self.created_at),
+            "expiresAt": to_wire_or_none(self.expires_at),
+            "deadline": to_wire_or_none(self.deadline),
+            "then": None if self.then is None else str(self.then),
+            "releasedAt": to_wire_or_none(self.released_at),
+            "releasedBy": self.released_by,
+            "releasedReason": self.released_reason,
+        }
+
+    @classmethod
+    def from_wire(cls, data: object) -> Self:
+        """The inverse of `to_wire`; raises InvalidInput naming the field that is wrong."""
+        if not isinstance(data, dict):
+            raise InvalidInput("hold", "not an object")
+        try:
+            return cls(
+                id=UUID(data["id"]),
+                scope=Scope.parse(data["scope"]),
+                cause=Cause(data["cause"]),
+                source=_text(data, "source"),
+                mode=Mode.of_hold(data["mode"]),
+                reason=_text(data, "reason"),
+                actor=_text(data, "actor"),
+                created_at=from_wire(data["createdAt"], "createdAt"),
+                expires_at=from_wire_or_none(data["expiresAt"], "expiresAt"),
+                deadline=from_wire_or_none(data["deadline"], "deadline"),
+                then=None if data["then"] is None else Then(data["then"]),
+                released_at=from_wire_or_none(data["releasedAt"], "releasedAt"),
+                released_by=data["releasedBy"],
+                released_reason=data["releasedReason"],
+            )
+        except KeyError as missing:
+            raise InvalidInput(f"hold.{missing.args[0]}", "missing") from None
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InvalidInput("hold", str(error)) from None
+
+
+def _text(data: dict[str, Any], field: str) -> str:
+    value = data[field]
+    if not isinstance(value, str):
+        raise InvalidInput(f"hold.{field}", f"{value!r} is not a text")
+    return value
+
+
+def check_reason(reason: object, field: str = "reason") -> str:
+    """`reason` without surrounding blanks; raises InvalidInput where it is blank, too long or no text (R-A4)."""
+    return _checked(reason, field, MAX_REASON_CHARS, "say why, in a few words")
+
+
+def check_actor(actor: object, field: str = "actor") -> str:
+    """`actor` without surrounding blanks; raises InvalidInput where it is blank, too long or no text (R-A4)."""
+    return _checked(actor, field, MAX_ACTOR_CHARS, "say who")
+
+
+def _checked(text: object, field: str, limit: int, hint: str) -> str:
+    if not isinstance(text, str) or not text.strip():
+        raise InvalidInput(field, f"must not be blank: {hint}")
+    text = text.strip()
+    if len(text) > limit:
+        raise InvalidInput(field, f"has {len(text)} characters, at most {limit} are allowed")
+    if "\x00" in text:
+        raise InvalidInput(field, "must not contain a NUL character")
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise InvalidInput(field, "contains half of a surrogate pair, which is no character")
+    return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holds:
+    """Every active hold of a namespace, and the version that says which edition of the set this is."""
+
+    version: int
+    active: frozenset[Hold] = frozenset()
+
+    def __post_init__(self) -> None:
+        keys = [hold.key for hold in self.active]
+        if len(set(keys)) != len(keys):
+            raise ValueError("two active holds have the same scope, cause and source")
+
+    def mode_for(self, claim: Claim) -> Mode:
+        """The effective mode: the strongest among the holds that match `claim`; RUN where none does."""
+        return max((hold.mode for hold in self.active if hold.scope.matches(claim)), default=Mode.RUN)
+
+    @property
+    def global_mode(self) -> Mode:
+        """The effective mode of the `global` scope alone."""
+        return self.mode_for(Claim())
+
+    @property
+    def has_scoped(self) -> bool:
+        """Is there a hold that does not cover everything?"""
+        return any(hold.scope.kind is not ScopeKind.GLOBAL for hold in self.active)
+
+    def find(self, key: HoldKey) -> Hold | None:
+        """The active hold with this key, or None."""
+        return next((hold for hold in self.active if hold.key == key), None)
+
+    def sorted(self) -> list[Hold]:
+        """Oldest first; the order in which they are listed everywhere."""
+        return sorted(self.active, key=lambda hold: (hold.created_at, hold.id))
+
+
+class ChangeKind(StrEnum):
+    """What a transition did; the word is the audit event's `action` stem."""
+
+    PLACED = "placed"
+    ALTERED = "altered"
+    RELEASED = "released"
+    EXPIRED = "expired"
+    NOOP = "noop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What a transition did: the set after it, and the hold it was about (None for a no-op without one)."""
+
+    kind: ChangeKind
+    holds: Holds
+    hold: Hold | None = None
+
+    @property
+    def is_noop(self) -> bool:
+        """Is there nothing to store but the audit row?"""
+        return self.kind is ChangeKind.NOOP
+
+
+def place(holds: Holds, wish: Hold) -> Change:
+    """What placing `wish` does: a new hold, another mode/reason/expiry of the one in force, or nothing.
+
+    An altered hold keeps the id and the `created_at` of the one it replaces (R-A2); the actor becomes the
+    one who asked last. A hold of the same effect is a no-op (R-A5).
+    """
+    current = holds.find(wish.key)
+    if current is None:
+        return _changed(holds, ChangeKind.PLACED, add=wish)
+    if current.has_same_effect_as(wish):
+        return Change(kind=ChangeKind.NOOP, holds=holds, hold=current)
+    altered = replace(wish, id=current.id, created_at=current.created_at)
+    return _changed(holds, ChangeKind.ALTERED, add=altered, remove=current)
+
+
+def release(holds: Holds, key: HoldKey, *, actor: str, reason: str, now: datetime) -> Change:
+    """What releasing the hold with `key` does; a no-op where there is none. No other hold is touched (R-G1)."""
+    current = holds.find(key)
+    if current is None:
+        return Change(kind=ChangeKind.NOOP, holds=holds)
+    released = replace(current, released_at=now, released_by=actor, released_reason=reason)
+    return _changed(holds, ChangeKind.RELEASED, remove=current, about=released)
+
+
+def expire(holds: Holds, *, now: datetime) -> Change:
+    """What the clock does: releases the hold that expired first, or nothing.
+
+    One at a time, so that each expiry is one version and one audit event; call until it is a no-op.
+    """
+    due = [hold for hold in holds.active if hold.is_expired(now)]
+    if not due:
+        return Change(kind=ChangeKind.NOOP, holds=holds)
+    first = min(due, key=lambda hold: (hold.expires_at or now, hold.id))
+    released = replace(first, released_at=now, released_by="sluicegate", released_reason="expired")
+    return _changed(holds, ChangeKind.EXPIRED, remove=first, about=released)
+
+
+def _changed(
+    holds: Holds, kind: ChangeKind, *, add: Hold | None = None, remove: Hold | None = None, about: Hold | None = None
+) -> Change:
+    active = holds.active - {remove} if remove else holds.active
+    if add:
+        active |= {add}
+    return Change(kind=kind, holds=Holds(version=holds.version + 1, active=active), hold=about or add or remove)

@@ -1,0 +1,42 @@
+"""Redis names and nodenames that the control plane and the workers must agree on."""
+
+from __future__ import annotations
+
+import re
+
+from sluicegate.schemas.errors import InvalidInput
+
+DEFAULT_NAMESPACE = "default"
+_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z")
+
+
+def check_namespace(name: object, field: str = "SLUICEGATE_NAMESPACE") -> str:
+    """`name` if it may be a namespace (letters, digits, `_.-`, at most 63); raises InvalidInput otherwise."""
+    if not isinstance(name, str) or not _NAMESPACE.match(name):
+        raise InvalidInput(field, f"{name!r} is not a namespace: use letters, digits, '_', '.', '-', at most 63")
+    return name
+
+
+def snapshot_key(namespace: str) -> str:
+    """The string key that holds the signed envelope."""
+    return f"sluicegate:{namespace}:snapshot"
+
+
+def hint_channel(namespace: str) -> str:
+    """The pub/sub channel of hints; a message there only ever means "read the snapshot again"."""
+    return f"sluicegate:{namespace}:hint"
+
+
+def beat_key(namespace: str, nodename: str) -> str:
+    """The string key of a worker's last heartbeat (JSON, see `schemas.beats`)."""
+    return f"sluicegate:{namespace}:beat:{nodename}"
+
+
+def beats_key(namespace: str) -> str:
+    """The sorted set of nodenames by the Redis server's time of their last heartbeat (seconds)."""
+    return f"sluicegate:{namespace}:beats"
+
+
+def host_of(nodename: str) -> str:
+    """The host part of a Celery nodename: what follows its last `@`."""
+    return nodename.rpartition("@")[2]

@@ -1,0 +1,128 @@
+"""Progress: what a pause has achieved, derived from what was ordered and what workers said. Never stored.
+
+Intent (`Holds`, versioned) and progress are different types on purpose: nothing here can change a hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sluicegate.schemas.beats import Beat, WorkerState
+from sluicegate.schemas.snapshots import Edition
+from sluicegate.schemas.times import to_wire, to_wire_or_none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """A worker's last beat, and when it arrived by the server's clock (not the worker's)."""
+
+    beat: Beat
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerView:
+    """One worker as an operator sees it, at one moment."""
+
+    sighting: Sighting
+    state: WorkerState
+    desired: Edition
+    lease_expires_at: datetime
+
+    @property
+    def beat(self) -> Beat:
+        """What it said last."""
+        return self.sighting.beat
+
+    @property
+    def has_applied(self) -> bool:
+        """Has it put the desired edition, or a newer one, into force?"""
+        return self.beat.applied >= self.desired
+
+    @property
+    def is_lost_with_work(self) -> bool:
+        """Did it fall silent while tasks were running on it?"""
+        return self.state is WorkerState.UNKNOWN and bool(self.beat.running)
+
+    def to_wire(self) -> dict[str, Any]:
+        """One element of `GET /api/workers`."""
+        beat = self.beat
+        return {
+            "nodename": beat.nodename,
+            "incarnation": beat.incarnation,
+            "host": beat.host,
+            "pool": beat.pool,
+            "state": str(self.state),
+            "desiredVersion": self.desired.version,
+            "appliedVersion": beat.applied.version,
+            "desiredEpoch": self.desired.epoch,
+            "appliedEpoch": beat.applied.epoch,
+            "appliedAt": to_wire_or_none(beat.applied_at),
+            "running": [task.to_wire() for task in beat.running],
+            "reserved": beat.reserved,
+            "queues": list(beat.queues),
+            "stale": beat.is_stale,
+            "refused": dict(beat.refused),
+            "lastSeenAt": to_wire(self.sighting.seen_at),
+            "leaseExpiresAt": to_wire(self.lease_expires_at),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """The figures of R-C4. `queued` is None where the broker's depth could not be read."""
+
+    queued: int | None
+    running: int
+    stale_running: int
+    is_drained: bool
+    source: str
+
+    def to_wire(self) -> dict[str, Any]:
+        """The `metrics` object of R-A6."""
+        return {
+            "queued": self.queued,
+            "running": self.running,
+            "staleRunning": self.stale_running,
+            "isDrained": self.is_drained,
+            "metricsSource": self.source,
+        }
+
+
+UNAVAILABLE = Metrics(queued=None, running=0, stale_running=0, is_drained=False, source="unavailable")
+"""What is said when metrics cannot be had: never drained."""
+
+
+def view(sighting: Sighting, *, desired: Edition, lease: timedelta, now: datetime) -> WorkerView:
+    """What a worker is at `now`: silence past its lease is `unknown`, never quiet (L4)."""
+    expires_at = sighting.seen_at + lease
+    if sighting.beat.is_goodbye:
+        state = WorkerState.GONE
+    elif now >= expires_at:
+        state = WorkerState.UNKNOWN
+    else:
+        state = sighting.beat.state
+    return WorkerView(sighting=sighting, state=state, desired=desired, lease_expires_at=expires_at)
+
+
+def measure(workers: Iterable[WorkerView], *, queued: int | None, source: str) -> Metrics:
+    """The metrics over `workers`; `queued` None (the broker's depth could not be read) is never drained.
+
+    `running` counts all running tasks, `stale_running` those of them on workers whose lease ran out. Drained
+    is: no worker unknown, each has applied the desired edition, nothing running (R-C4). A worker that said
+    goodbye counts as quiet.
+    """
+    present = [worker for worker in workers if worker.state is not WorkerState.GONE]
+    running = sum(len(worker.beat.running) for worker in present)
+    stale = sum(len(worker.beat.running) for worker in present if worker.state is WorkerState.UNKNOWN)
+    is_quiet = all(worker.state is not WorkerState.UNKNOWN and worker.has_applied for worker in present)
+    return Metrics(
+        queued=queued,
+        running=running,
+        stale_running=stale,
+        is_drained=queued is not None and is_quiet and running == 0 and stale == 0,
+        source=source if queued is not None else "unavailable",
+    )

@@ -1,0 +1,235 @@
+"""Every setting, declared once: its environment variable, default, meaning, and who reads it.
+
+Nothing here reads the environment: each room passes it in, so that importing has no effect and tests need
+no patching. `docs/settings.md` has a row for each; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from sluicegate.schemas.errors import InvalidInput, InvalidSetting
+from sluicegate.schemas.names import DEFAULT_NAMESPACE, check_namespace
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting(Generic[T]):
+    """One setting. `default` None means that it is required wherever it is read with `read`."""
+
+    name: str
+    parse: Callable[[str, str], T]
+    default: str | None
+    meaning: str
+    readers: tuple[str, ...]
+
+    def read(self, environ: Mapping[str, str]) -> T:
+        """Its value in `environ`; raises InvalidSetting naming it. An empty text counts as not set."""
+        text = environ.get(self.name, "").strip() or self.default
+        if text is None:
+            raise InvalidSetting(self.name, f"is not set: {self.meaning}")
+        return self._parse(text)
+
+    def read_or_none(self, environ: Mapping[str, str]) -> T | None:
+        """Its value, or None where it is not set and has no default; raises InvalidSetting."""
+        text = environ.get(self.name, "").strip() or self.default
+        return None if text is None else self._parse(text)
+
+    def _parse(self, text: str) -> T:
+        try:
+            return self.parse(text, self.name)
+        except InvalidSetting:
+            raise
+        except InvalidInput as error:
+            raise InvalidSetting(self.name, error.message) from None
+
+
+def _text(text: str, name: str) -> str:
+    return text
+
+
+def _path(text: str, name: str) -> Path:
+    return Path(text).expanduser()
+
+
+def _switch(text: str, name: str) -> bool:
+    words = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+    try:
+        return words[text.lower()]
+    except KeyError:
+        raise InvalidSetting(name, f"{text!r} is neither true nor false") from None
+
+
+def _count(least: int, most: int) -> Callable[[str, str], int]:
+    def parse(text: str, name: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise InvalidSetting(name, f"{text!r} is not a whole number") from None
+        if not least <= value <= most:
+            raise InvalidSetting(name, f"{value} is out of range: from {least} to {most}")
+        return value
+
+    return parse
+
+
+def _choice(*words: str) -> Callable[[str, str], str]:
+    def parse(text: str, name: str) -> str:
+        if text not in words:
+            raise InvalidSetting(name, f"{text!r} is not one of {', '.join(words)}")
+        return text
+
+    return parse
+
+
+def _bind(text: str, name: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise InvalidSetting(name, f"{text!r} is not HOST:PORT")
+    return host, int(port)
+
+
+WORKER, CONTROL, CLIENT = "worker", "control plane", "commands"
+
+ENABLED = Setting(
+    name="SLUICEGATE_ENABLED",
+    parse=_switch,
+    default="true",
+    meaning="`false` makes the plugin inert: vanilla Celery behaviour, stored holds kept and visible.",
+    readers=(WORKER,),
+)
+NAMESPACE = Setting(
+    name="SLUICEGATE_NAMESPACE",
+    parse=check_namespace,
+    default=DEFAULT_NAMESPACE,
+    meaning="Which fleet: workers, control plane and commands of one fleet share it.",
+    readers=(WORKER, CONTROL),
+)
+REDIS_URL = Setting(
+    name="SLUICEGATE_REDIS_URL",
+    parse=_text,
+    default=None,
+    meaning="The Redis or Valkey that carries the signed state, the hints and the heartbeats.",
+    readers=(WORKER, CONTROL),
+)
+PUBLIC_KEYS = Setting(
+    name="SLUICEGATE_PUBLIC_KEYS",
+    parse=_text,
+    default=None,
+    meaning="The trusted Ed25519 public keys, base64, separated by commas (`sluicegate keys create` prints one).",
+    readers=(WORKER, CONTROL),
+)
+HOST = Setting(
+    name="SLUICEGATE_HOST",
+    parse=_text,
+    default=None,
+    meaning="The worker's host name for `host:` scopes; otherwise what follows the last `@` of the nodename.",
+    readers=(WORKER,),
+)
+STATE_DIR = Setting(
+    name="SLUICEGATE_STATE_DIR",
+    parse=_path,
+    default=".sluicegate",
+    meaning="The folder for what outlives a process: a worker's last applied edition; the data of `sluicegate up`.",
+    readers=(WORKER, CONTROL, CLIENT),
+)
+POLL_INTERVAL_MS = Setting(
+    name="SLUICEGATE_PAUSE_POLL_INTERVAL_MS",
+    parse=_count(100, 3_600_000),
+    default="1000",
+    meaning="How often a worker reads the state again without being told, in milliseconds (±20 % jitter).",
+    readers=(WORKER,),
+)
+BOOT_POLICY = Setting(
+    name="SLUICEGATE_BOOT_POLICY",
+    parse=_choice("fresh", "signed"),
+    default="fresh",
+    meaning=(
+        "What opens a worker that starts: `fresh`, a signed state whose beat it saw advance; `signed`, any signed "
+        "state not older than the remembered one, so that it can start while the control plane is down."
+    ),
+    readers=(WORKER,),
+)
+STALE_POLICY = Setting(
+    name="SLUICEGATE_STALE_POLICY",
+    parse=_choice("open", "closed"),
+    default="open",
+    meaning="What a running worker does when it saw no fresh state for the stale lease: go on with an alarm, or close.",
+    readers=(WORKER,),
+)
+STALE_AFTER_S = Setting(
+    name="SLUICEGATE_STALE_AFTER_S",
+    parse=_count(2, 86_400),
+    default="60",
+    meaning="The stale lease: seconds without a fresh state after which the stale policy acts.",
+    readers=(WORKER,),
+)
+HEARTBEAT_INTERVAL_MS = Setting(
+    name="SLUICEGATE_HEARTBEAT_INTERVAL_MS",
+    parse=_count(100, 60_000),
+    default="2000",
+    meaning="How often a worker reports itself, in milliseconds; changes that matter are reported at once.",
+    readers=(WORKER,),
+)
+LEASE_S = Setting(
+    name="SLUICEGATE_LEASE_S",
+    parse=_count(1, 3600),
+    default="10",
+    meaning="Seconds after its last heartbeat when a worker counts as unknown.",
+    readers=(CONTROL,),
+)
+REPUBLISH_INTERVAL_MS = Setting(
+    name="SLUICEGATE_REPUBLISH_INTERVAL_MS",
+    parse=_count(100, 60_000),
+    default="1000",
+    meaning="How often the control plane publishes the state again, in milliseconds.",
+    readers=(CONTROL, WORKER),
+)
+DATABASE_URL = Setting(
+    name="SLUICEGATE_DATABASE_URL",
+    parse=_text,
+    default=None,
+    meaning="The Postgres that holds the truth, as postgresql://USER:PASSWORD@HOST:PORT/DATABASE.",
+    readers=(CONTROL,),
+)
+BROKER_URL = Setting(
+    name="SLUICEGATE_BROKER_URL",
+    parse=_text,
+    default=None,
+    meaning="The Celery broker, from which the depth of the queues is read; otherwise SLUICEGATE_REDIS_URL.",
+    readers=(CONTROL,),
+)
+SIGNING_KEY_FILE = Setting(
+    name="SLUICEGATE_SIGNING_KEY_FILE",
+    parse=_path,
+    default=None,
+    meaning="The file with the private key that signs the state (mode 0600; `sluicegate keys create` makes it).",
+    readers=(CONTROL,),
+)
+BIND = Setting(
+    name="SLUICEGATE_BIND",
+    parse=_bind,
+    default="127.0.0.1:8321",
+    meaning="HOST:PORT that the control plane's HTTP server listens on; port 0 takes a free one.",
+    readers=(CONTROL,),
+)
+URL = Setting(
+    name="SLUICEGATE_URL",
+    parse=_text,
+    default=None,
+    meaning="Where the commands find the control plane, such as http://127.0.0.1:8321.",
+    readers=(CLIENT,),
+)
+TOKEN = Setting(
+    name="SLUICEGATE_TOKEN",
+    parse=_text,
+    default=None,
+    meaning="The token that the commands show; its owner is the actor in the audit events.",
+    readers=(CLIENT,),
+)
+
+ALL: tuple[Setting[Any], ...] = tuple(value for value in list(globals().values()) if isinstance(value, Setting))

@@ -1,0 +1,161 @@
+"""The signed snapshot: the whole pause state as one message that a worker can check by itself.
+
+On the wire it is an envelope `{v, kid, payload_b64, sig}` in JSON. The signature is over the raw payload
+bytes, so that no two JSON writers need agree on spacing; `kid` names the key, and several public keys may
+be trusted at once (rotation). Ed25519 is RFC 8032; `sig` and `payload_b64` are standard base64.
+
+A pair (epoch, version) orders editions. The beat is a counter that goes up with every publication, a
+repeated one included: who sees it advance knows that a control plane is alive and has read the truth.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+from sluicegate.schemas.errors import BadSignature, InvalidInput, MalformedSnapshot
+from sluicegate.schemas.holds import Hold, Holds
+from sluicegate.schemas.times import from_wire, to_wire
+
+PROTOCOL = 1
+MAX_EPOCH = (1 << 16) - 1
+MAX_VERSION = (1 << 44) - 1
+
+
+class Edition(NamedTuple):
+    """Which edition of the state: compared as a pair, epoch first."""
+
+    epoch: int
+    version: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}.{self.version}"
+
+
+NOTHING = Edition(0, 0)
+"""Below every edition that a control plane can publish (they start at 1.1)."""
+
+
+class Sign(Protocol):
+    """What holds a private key; only the control plane has one."""
+
+    @property
+    def kid(self) -> str:
+        """The name of the key."""
+        ...
+
+    def sign(self, payload: bytes) -> bytes:
+        """The signature over `payload`."""
+        ...
+
+
+class Verify(Protocol):
+    """What holds trusted public keys."""
+
+    def verify(self, kid: str, payload: bytes, signature: bytes) -> bool:
+        """Did the trusted key `kid` make this signature over these bytes? False for an unknown key."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The pause state of one namespace at one edition. `beat` counts publications, `issued_at` is UTC."""
+
+    namespace: str
+    epoch: int
+    holds: Holds
+    beat: int
+    issued_at: datetime
+
+    @property
+    def edition(self) -> Edition:
+        """The pair that orders snapshots."""
+        return Edition(self.epoch, self.holds.version)
+
+    def to_payload(self) -> bytes:
+        """The bytes that are signed."""
+        body = {
+            "v": PROTOCOL,
+            "namespace": self.namespace,
+            "epoch": self.epoch,
+            "version": self.holds.version,
+            "beat": self.beat,
+            "issuedAt": to_wire(self.issued_at),
+            "holds": [hold.to_wire() for hold in self.holds.sorted()],
+        }
+        return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def seal(snapshot: Snapshot, key: Sign) -> bytes:
+    """The envelope's bytes."""
+    payload = snapshot.to_payload()
+    envelope = {
+        "v": PROTOCOL,
+        "kid": key.kid,
+        "payload_b64": base64.b64encode(payload).decode(),
+        "sig": base64.b64encode(key.sign(payload)).decode(),
+    }
+    return json.dumps(envelope, separators=(",", ":")).encode()
+
+
+def unseal(envelope: bytes, keys: Verify, namespace: str) -> Snapshot:
+    """The snapshot in `envelope`, checked: signature first, then shape, then namespace.
+
+    Raises MalformedSnapshot or BadSignature. Nothing of the payload is looked at before its signature holds.
+    """
+    try:
+        outer = json.loads(envelope)
+        protocol, kid = outer["v"], outer["kid"]
+        payload = base64.b64decode(outer["payload_b64"], validate=True)
+        signature = base64.b64decode(outer["sig"], validate=True)
+        canonical = json.dumps(outer, separators=(",", ":")).encode()
+    except (ValueError, KeyError, TypeError, binascii.Error, RecursionError) as error:
+        raise MalformedSnapshot(f"not an envelope: {error!r}") from None
+    if protocol != PROTOCOL or isinstance(protocol, bool) or not isinstance(kid, str):
+        raise MalformedSnapshot(f"envelope of protocol {protocol!r}, this is protocol {PROTOCOL}")
+    # Only the payload is signed, so the wrapping must have one spelling: else a byte of it could be
+    # changed unseen, and "any changed byte is refused" would not be true.
+    if set(outer) != {"v", "kid", "payload_b64", "sig"} or canonical != envelope or not _is_canonical(outer):
+        raise MalformedSnapshot("the envelope is not in its canonical form")
+    if not keys.verify(kid, payload, signature):
+        raise BadSignature(f"no trusted key made this signature (kid {kid!r})")
+    return _parse(payload, namespace)
+
+
+def _is_canonical(outer: dict[str, str]) -> bool:
+    """Base64 has spare bits at its end; only the spelling that an encoder writes is accepted."""
+    return all(base64.b64encode(base64.b64decode(outer[k])).decode() == outer[k] for k in ("payload_b64", "sig"))
+
+
+def _parse(payload: bytes, namespace: str) -> Snapshot:
+    try:
+        body = json.loads(payload)
+        if body["v"] != PROTOCOL:
+            raise MalformedSnapshot(f"payload of protocol {body['v']!r}, this is protocol {PROTOCOL}")
+        if body["namespace"] != namespace:
+            raise MalformedSnapshot(f"a snapshot of namespace {body['namespace']!r}, not {namespace!r}")
+        if not isinstance(body["holds"], list):
+            raise MalformedSnapshot("holds is not a list")
+        return Snapshot(
+            namespace=namespace,
+            epoch=_count(body, "epoch", MAX_EPOCH),
+            holds=Holds(
+                version=_count(body, "version", MAX_VERSION),
+                active=frozenset(Hold.from_wire(hold) for hold in body["holds"]),
+            ),
+            beat=_count(body, "beat", (1 << 63) - 1),
+            issued_at=from_wire(body["issuedAt"], "issuedAt"),
+        )
+    except (ValueError, KeyError, TypeError, InvalidInput, RecursionError) as error:
+        raise MalformedSnapshot(f"not a snapshot: {error!r}") from None
+
+
+def _count(body: dict[str, object], field: str, most: int) -> int:
+    value = body[field]
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise MalformedSnapshot(f"{field} {value!r} is not a count from 1 to {most}")
+    return value

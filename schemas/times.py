@@ -1,0 +1,40 @@
+"""Times on the wire: ISO-8601 in UTC with microseconds and a trailing Z, never a local time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sluicegate.schemas.errors import InvalidInput
+
+
+def to_wire(moment: datetime) -> str:
+    """`2026-01-31T09:30:00.000000Z`; `moment` must be aware."""
+    if moment.tzinfo is None:
+        raise ValueError("a time without a zone cannot go on the wire")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def to_wire_or_none(moment: datetime | None) -> str | None:
+    """As `to_wire`; None stays None."""
+    return None if moment is None else to_wire(moment)
+
+
+def from_wire(text: object, field: str) -> datetime:
+    """The aware UTC time that `text` spells; raises InvalidInput naming `field` (a zone is required)."""
+    if not isinstance(text, str):
+        raise InvalidInput(field, f"{text!r} is not an ISO-8601 time")
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidInput(field, f"{text!r} is not an ISO-8601 time") from None
+    if moment.tzinfo is None:
+        raise InvalidInput(field, f"{text!r} has no time zone: add Z or an offset")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise InvalidInput(field, f"{text!r} is out of range") from None
+
+
+def from_wire_or_none(text: object, field: str) -> datetime | None:
+    """As `from_wire`; None stays None."""
+    return None if text is None else from_wire(text, field)

@@ -1,0 +1,6 @@
+"""A pause control plane for Celery fleets."""
+
+from sluicegate.workers.installing import install
+
+__version__ = "0.1.0.dev0"
+__all__ = ["__version__", "install"]

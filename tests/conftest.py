@@ -1,0 +1,38 @@
+"""What several suites share: real servers, one each for every test process."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sluicegate.control.embedded import EmbeddedPostgres, EmbeddedValkey
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """As many test processes as there are cores, within what one machine's disk and memory bear."""
+    return max(2, min(8, len(os.sched_getaffinity(0))))
+
+
+@pytest.fixture(scope="session")
+def servers_dir() -> Iterator[Path]:
+    """Where this test process keeps its servers' data; not `tmp_path`, which keeps three runs of them."""
+    with tempfile.TemporaryDirectory(prefix="sluicegate-test-") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture(scope="session")
+def postgres(servers_dir: Path) -> Iterator[EmbeddedPostgres]:
+    """A running Postgres. A test that stops or kills it starts it again."""
+    with EmbeddedPostgres(servers_dir / "postgres", durable=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey(servers_dir: Path) -> Iterator[EmbeddedValkey]:
+    """A running Valkey. A test that stops, freezes or kills it starts it again."""
+    with EmbeddedValkey(servers_dir / "valkey") as server:
+        yield server

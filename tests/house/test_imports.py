@@ -1,0 +1,38 @@
+"""What is loaded when a module is imported: the operator's tools start fast, and on a base install."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+SERVERS = ("sqlalchemy", "psycopg", "alembic", "fastapi", "starlette", "uvicorn", "mcp", "flower")
+
+
+def loaded_by(module: str) -> set[str]:
+    """The modules that a fresh interpreter has after importing `module`."""
+    script = f"import sys, {module}; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    return set(run.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("sluicegate", (*SERVERS, "httpx", "rich", "pynvml", "sluicegate.control")),
+        (
+            "sluicegate.schemas.holds",
+            (*SERVERS, "celery", "kombu", "redis", "cryptography", "httpx", "click"),
+        ),
+        ("sluicegate.control.cli", (*SERVERS, "kombu", "redis", "cryptography", "psutil")),
+        ("sluicegate.control.client", (*SERVERS, "kombu", "redis", "cryptography", "psutil")),
+        # It is imported by every `celery` command of everybody who has sluicegate installed.
+        (
+            "sluicegate.control.cli.celery_plugin",
+            (*SERVERS, "httpx", "rich", "redis", "cryptography", "psutil"),
+        ),
+    ],
+)
+def test_importing_it_does_not_load(module: str, unwanted: tuple[str, ...]) -> None:
+    assert loaded_by(module).isdisjoint(unwanted)

@@ -1,0 +1,77 @@
+"""The follower's judgement of what it reads: refused and counted, handed on once, said once."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from sluicegate.schemas.holds import Holds
+from sluicegate.schemas.snapshots import NOTHING, Edition, Snapshot, seal
+from sluicegate.workers.follower import Follower, Pace
+from sluicegate.workers.trust import TrustedKeys
+from tests.unit.strategies import NOW
+from tests.unit.test_snapshots import KEY, OTHER
+
+PACE = Pace(poll_s=1, republish_s=1, stale_after_s=60, is_stale_closed=False, needs_fresh_boot=True)
+
+
+def snapshot(version: int, beat: int, epoch: int = 1) -> Snapshot:
+    return Snapshot(namespace="default", epoch=epoch, holds=Holds(version=version), beat=beat, issued_at=NOW)
+
+
+@pytest.fixture
+def taken() -> list[Edition]:
+    return []
+
+
+@pytest.fixture
+def follower(taken: list[Edition]) -> Follower:
+    def no_redis():
+        raise AssertionError("nothing is read here")
+
+    return Follower(
+        namespace="default",
+        keys=TrustedKeys({KEY.kid: KEY.public}),
+        pace=PACE,
+        connect=no_redis,
+        fence=NOTHING,
+        on_state=lambda state: taken.append(state.edition),
+        on_stale=lambda reason: None,
+    )
+
+
+def test_each_newer_state_is_handed_on_once(follower, taken):
+    for version, beat in [(1, 1), (1, 2), (1, 3), (2, 4), (2, 5), (5, 6)]:
+        follower.observe(seal(snapshot(version, beat), KEY), now=float(beat))
+    assert taken == [(1, 1), (1, 2), (1, 5)]
+
+
+def test_a_forged_state_is_refused_counted_and_said_once(follower, taken, caplog):
+    """S3: a huge version signed by nobody we trust changes nothing, and does not block what comes after it."""
+    forged = seal(snapshot(10**12, 99), OTHER)
+    with caplog.at_level(logging.ERROR):
+        for _ in range(5):
+            follower.observe(forged, now=1.0)
+    assert follower.refused == {"bad_signature": 5}
+    assert len(caplog.records) == 1
+    for beat in (1, 2):
+        follower.observe(seal(snapshot(3, beat), KEY), now=2.0)
+    assert taken == [(1, 3)]
+
+
+def test_an_old_state_put_back_is_refused(follower, taken):
+    """S2: validly signed, and older than what was applied."""
+    old = seal(snapshot(1, 1), KEY)
+    for version, beat in [(1, 1), (1, 2), (2, 3)]:
+        follower.observe(seal(snapshot(version, beat), KEY), now=float(beat))
+    follower.observe(old, now=9.0)
+    assert taken == [(1, 1), (1, 2)]
+    assert follower.refused == {"stale_snapshot": 1}
+
+
+@pytest.mark.parametrize("junk", [b"", b"{}", b"null", b"\xff\xfe", b"[1,2]", b'{"v":1}', b"[" * 5000])
+def test_junk_at_the_key_is_refused_and_never_raises(follower, taken, junk):
+    follower.observe(junk, now=1.0)
+    assert follower.refused == {"malformed_snapshot": 1}
+    assert taken == []

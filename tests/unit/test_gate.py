@@ -1,0 +1,150 @@
+"""The gate: closed means closed, acknowledged means complete, and each is said once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from datetime import UTC, datetime
+from uuid import UUID
+
+from sluicegate.schemas.beats import WorkerState
+from sluicegate.schemas.holds import Hold, Holds
+from sluicegate.schemas.modes import Mode
+from sluicegate.schemas.scopes import GLOBAL, Claim, Scope
+from sluicegate.schemas.snapshots import Edition, Snapshot
+from sluicegate.workers.cell import Cell
+from sluicegate.workers.gate import Gate
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def make() -> Gate[str]:
+    return Gate(Cell(), Claim(host="h", worker="w1@h"), wake=lambda: None, on_applied=lambda: None)
+
+
+def state(version: int, *modes: Mode, scope: Scope = GLOBAL) -> Snapshot:
+    holds = frozenset(
+        Hold(id=UUID(int=n), scope=scope, mode=mode, reason="upgrade", actor="alice", created_at=NOW, source=str(n))
+        for n, mode in enumerate(modes)
+    )
+    return Snapshot(
+        namespace="default", epoch=1, holds=Holds(version=version, active=holds), beat=version, issued_at=NOW
+    )
+
+
+def test_it_is_closed_until_the_first_state():
+    gate = make()
+    started: list[str] = []
+    assert not gate.pass_through(started.append, "a")
+    assert started == []
+    gate.put_in_force(state(1))
+    assert gate.pass_through(started.append, "b")
+    assert started == ["b"]
+
+
+def test_it_closes_at_the_flip_and_not_at_the_acknowledgement():
+    gate = make()
+    gate.put_in_force(state(1))
+    gate.put_in_force(state(2, Mode.DRAIN))
+    assert not gate.pass_through(lambda _: None, "a")
+    assert gate.applied.edition < Edition(1, 2)
+    assert gate.state is WorkerState.PAUSING
+
+
+def test_an_acknowledgement_of_what_is_no_longer_in_force_says_nothing():
+    gate = make()
+    gate.put_in_force(state(2, Mode.DRAIN))
+    old, _ = gate.take_duty()
+    gate.put_in_force(state(3))
+    assert not gate.acknowledge(old)
+    assert gate.applied.standing is None
+    now, was_closed = gate.take_duty()
+    assert was_closed, "a pause and its resume between two looks still leave something to hand back"
+    assert gate.acknowledge(now)
+    assert gate.applied.edition == Edition(1, 3)
+    assert gate.state is WorkerState.RUNNING
+
+
+def test_the_moment_of_an_acknowledgement_does_not_move_when_it_is_said_again():
+    gate = make()
+    gate.put_in_force(state(2, Mode.DRAIN))
+    standing, _ = gate.take_duty()
+    gate.acknowledge(standing)
+    at = gate.applied.at
+    gate.acknowledge(standing)
+    assert gate.applied.at == at
+    assert gate.state is WorkerState.PAUSED
+
+
+def test_a_local_hold_closes_an_open_gate_and_never_opens_a_closed_one():
+    """S3: local can only make it stricter."""
+    gate = make()
+    gate.put_in_force(state(1))
+    gate.hold_locally("gpu lost")
+    assert not gate.pass_through(lambda _: None, "a")
+    gate.put_in_force(state(2, Mode.DRAIN))
+    gate.hold_locally(None)
+    assert not gate.pass_through(lambda _: None, "a")
+    gate.put_in_force(state(3))
+    assert gate.pass_through(lambda _: None, "a")
+
+
+def test_lifting_a_local_hold_never_opens_a_worker_that_has_seen_no_state():
+    gate = make()
+    gate.hold_locally("gpu lost")
+    gate.hold_locally(None)
+    assert not gate.pass_through(lambda _: None, "a")
+
+
+def test_a_hold_on_another_host_does_not_close_it():
+    gate = make()
+    gate.put_in_force(state(2, Mode.DRAIN, scope=Scope.parse("host:elsewhere")))
+    assert gate.pass_through(lambda _: None, "a")
+    gate.put_in_force(state(3, Mode.DRAIN, scope=Scope.parse("host:h")))
+    assert not gate.pass_through(lambda _: None, "a")
+
+
+def test_a_flip_waits_for_a_start_that_is_under_way():
+    """S1: check and start are one critical section; a flip in the middle of a start returns after it."""
+    gate = make()
+    gate.put_in_force(state(1))
+    entered, go_on = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def start(request: str) -> None:
+        entered.set()
+        go_on.wait(10)
+        order.append(f"started {request}")
+
+    starter = threading.Thread(target=gate.pass_through, args=(start, "a"))
+    starter.start()
+    assert entered.wait(10)
+
+    def flip() -> None:
+        gate.put_in_force(state(2, Mode.DRAIN))
+        order.append("flipped")
+
+    flipper = threading.Thread(target=flip)
+    flipper.start()
+    flipper.join(0.05)
+    assert order == []
+    go_on.set()
+    starter.join(10)
+    flipper.join(10)
+    assert order == ["started a", "flipped"]
+
+
+def test_a_pause_is_one_line_per_version_and_the_resume_one(caplog):
+    """R-A11: an hour paused is one line, not one per poll."""
+    gate = make()
+    with caplog.at_level(logging.INFO):
+        for snapshot in (state(1), state(2, Mode.DRAIN), state(3, Mode.QUIESCE), state(4)):
+            gate.put_in_force(snapshot)
+            for _ in range(5):
+                gate.acknowledge(gate.take_duty()[0])
+    assert [record.getMessage() for record in caplog.records] == [
+        "sluicegate: running at version 1.1",
+        "sluicegate: paused (drain) at version 1.2: upgrade (by alice)",
+        "sluicegate: paused (quiesce) at version 1.3: upgrade (by alice)",
+        "sluicegate: resumed at version 1.4",
+    ]

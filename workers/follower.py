@@ -1,0 +1,228 @@
+"""The follower: keeps the gate current for the life of the process.
+
+Its own thread and its own connections, with short timeouts, so that neither a blocked event loop nor a silent
+partition stops it. A hint on the push channel only means "read the signed state again"; the jittered timer
+reads it anyway. Push makes it fast, the poll makes it sure.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from sluicegate.schemas.errors import SnapshotRefused
+from sluicegate.schemas.names import hint_channel, snapshot_key
+from sluicegate.schemas.snapshots import Edition, Snapshot, Verify, unseal
+from sluicegate.workers.following import Following, see
+
+log = logging.getLogger(__name__)
+
+JITTER = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How often, and how long. All in seconds."""
+
+    poll_s: float
+    republish_s: float
+    stale_after_s: float
+    is_stale_closed: bool
+    needs_fresh_boot: bool
+
+    @property
+    def silence_s(self) -> float:
+        """A subscription that is silent for longer than this is dead: every republication sends a hint."""
+        return max(3 * self.republish_s, 1.0)
+
+
+class Follower:
+    """Reads the signed state and hands newer ones on.
+
+    `on_state` takes each state that comes into force; `on_stale` takes a reason when the stale lease ran out
+    under the policy `closed`, and None when touch is regained. Both are called from the follower's thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        namespace: str,
+        keys: Verify,
+        pace: Pace,
+        connect: Callable[[], Redis],
+        fence: Edition,
+        on_state: Callable[[Snapshot], None],
+        on_stale: Callable[[str | None], None],
+    ) -> None:
+        self.following = Following(fence=fence)
+        self.refused: Counter[str] = Counter()
+        self.is_stale = False
+        self._namespace = namespace
+        self._keys = keys
+        self._pace = pace
+        self._connect = connect
+        self._on_state = on_state
+        self._on_stale = on_stale
+        self._started_at = time.monotonic()
+        self._stopping = threading.Event()
+        self._poked = threading.Event()
+        self._is_away = False
+        self._last_refusal = ""
+        self._thread = threading.Thread(target=self._run, name="sluicegate-follower", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread. Call after the pool has forked."""
+        self._started_at = time.monotonic()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the thread to end; it is a daemon and holds nothing that must be flushed."""
+        self._stopping.set()
+        self._poked.set()
+
+    def poke(self) -> None:
+        """The second door: read again now, from any thread."""
+        self._poked.set()
+
+    def _run(self) -> None:
+        channel = hint_channel(self._namespace)
+        with _Subscription(self._connect, channel, self._pace.silence_s, self._poked.wait) as subscription:
+            reader = self._connect()
+            while not self._stopping.is_set():
+                try:
+                    self._look(reader)
+                except Exception:
+                    # A follower that dies leaves a worker deaf; whatever it was, the next look may succeed.
+                    log.exception("sluicegate: reading the state failed")
+                self._wait(subscription)
+
+    def _wait(self, subscription: _Subscription) -> None:
+        """Until a hint, a poke, or the jittered poll."""
+        until = time.monotonic() + self._pace.poll_s * random.uniform(1 - JITTER, 1 + JITTER)
+        while (left := until - time.monotonic()) > 0 and not self._poked.is_set():
+            # Short turns, so that a poke from another thread is seen without waiting for a hint.
+            if subscription.hears(min(left, 0.1)):
+                return
+        self._poked.clear()
+
+    def _look(self, reader: Redis) -> None:
+        try:
+            raw: Any = reader.get(snapshot_key(self._namespace))
+        except (RedisError, OSError) as error:
+            self._note_away(f"{type(error).__name__}: {error}")
+        else:
+            self._note_back()
+            if raw is not None:
+                self.observe(bytes(raw), time.monotonic())
+            elif self.following.in_force is None:
+                self._note_refusal("absent", "there is no state at its key yet")
+        self._judge_staleness(time.monotonic())
+
+    def observe(self, envelope: bytes, now: float) -> None:
+        """Take one envelope as read at monotonic time `now`: check, fence, hand on if newer. Never raises."""
+        try:
+            snapshot = unseal(envelope, self._keys, self._namespace)
+            before = self.following.in_force
+            self.following = see(self.following, snapshot, now=now, needs_fresh_boot=self._pace.needs_fresh_boot)
+        except SnapshotRefused as refusal:
+            self.refused[refusal.code] += 1
+            self._note_refusal(refusal.code, str(refusal))
+            return
+        self._last_refusal = ""
+        taken = self.following.in_force
+        if taken is not None and taken is not before:
+            self._on_state(taken)
+
+    def _judge_staleness(self, now: float) -> None:
+        pace = self._pace
+        is_stale = not self.following.is_fresh(now, pace.stale_after_s) and now - self._started_at >= pace.stale_after_s
+        if is_stale == self.is_stale:
+            return
+        self.is_stale = is_stale
+        if not is_stale:
+            log.warning("sluicegate: the control plane is heard again")
+            self._on_stale(None)
+        elif pace.is_stale_closed:
+            log.error("sluicegate: no fresh state for %g s: closed (stale policy)", pace.stale_after_s)
+            self._on_stale("no fresh state within the stale lease")
+        else:
+            log.error("sluicegate: no fresh state for %g s: going on as last ordered", pace.stale_after_s)
+
+    def _note_away(self, why: str) -> None:
+        if not self._is_away:
+            self._is_away = True
+            log.error("sluicegate: the state cannot be read (%s): keeping the last one", why)
+
+    def _note_back(self) -> None:
+        if self._is_away:
+            self._is_away = False
+            log.warning("sluicegate: the state can be read again")
+
+    def _note_refusal(self, code: str, why: str) -> None:
+        """One line per kind of refusal in a row, not one per poll."""
+        if code != self._last_refusal:
+            self._last_refusal = code
+            log.error("sluicegate: state not taken (%s): %s", code, why)
+
+
+class _Subscription:
+    """The push channel, opened again whenever it breaks or falls silent."""
+
+    def __init__(
+        self, connect: Callable[[], Redis], channel: str, silence_s: float, pause: Callable[[float], object]
+    ) -> None:
+        self._connect = connect
+        self._channel = channel
+        self._pause = pause
+        self._silence_s = silence_s
+        self._pubsub: Any = None
+        self._heard_at = 0.0
+        self._retry_at = 0.0
+
+    def __enter__(self) -> _Subscription:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._drop()
+
+    def hears(self, timeout_s: float) -> bool:
+        """Did a hint come within `timeout_s`? A broken channel counts as silence; the poll goes on meanwhile."""
+        now = time.monotonic()
+        try:
+            if self._pubsub is None:
+                if now < self._retry_at:
+                    self._pause(timeout_s)
+                    return False
+                redis: Any = self._connect()
+                self._pubsub = redis.pubsub(ignore_subscribe_messages=True)
+                self._pubsub.subscribe(self._channel)
+                self._heard_at = now
+            message = self._pubsub.get_message(timeout=timeout_s)
+        except (RedisError, OSError):
+            self._drop()
+            return False
+        if message is not None:
+            self._heard_at = time.monotonic()
+            return True
+        if time.monotonic() - self._heard_at > self._silence_s:
+            # Half-open connections look like this: nothing arrives and nothing fails.
+            self._drop()
+        return False
+
+    def _drop(self) -> None:
+        pubsub, self._pubsub = self._pubsub, None
+        self._retry_at = time.monotonic() + 0.5
+        if pubsub is not None:
+            # It may be broken; that is why it is dropped.
+            with suppress(RedisError, OSError):
+                pubsub.close()

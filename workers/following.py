@@ -1,0 +1,54 @@
+"""Which of the states that a worker reads it puts into force: pure, with the time passed in.
+
+The rules (S2, S3, S4, S9):
+- nothing older than the fence is taken; the fence is what was applied last, in this life or the one before
+- a worker that starts takes nothing until it saw the beat advance between two of its own reads: a state that
+  merely lies there may have been put back by someone
+- a newer edition is taken at once; the same edition only renews freshness
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sluicegate.schemas.errors import StaleSnapshot
+from sluicegate.schemas.snapshots import NOTHING, Edition, Snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Following:
+    """What a follower knows. Times are seconds of one monotonic clock.
+
+    `fence`: nothing older is taken. `in_force`: None until the first state is taken. `last_beat`: of the last
+    valid state read. `fresh_at`: when a read last showed that the control plane is alive (None: never).
+    """
+
+    fence: Edition = NOTHING
+    in_force: Snapshot | None = None
+    last_beat: int | None = None
+    fresh_at: float | None = None
+
+    def is_fresh(self, now: float, stale_after_s: float) -> bool:
+        """Was the control plane seen alive within the stale lease?"""
+        return self.fresh_at is not None and now - self.fresh_at < stale_after_s
+
+
+def is_older(snapshot: Snapshot, fence: Edition) -> bool:
+    """Is it behind the fence?"""
+    return snapshot.edition < fence
+
+
+def see(following: Following, snapshot: Snapshot, *, now: float, needs_fresh_boot: bool = True) -> Following:
+    """What is known after reading `snapshot`, whose signature holds. Raises StaleSnapshot behind the fence."""
+    if is_older(snapshot, following.fence):
+        raise StaleSnapshot(f"edition {snapshot.edition} is older than {following.fence}, which was applied")
+    has_advanced = following.last_beat is not None and snapshot.beat > following.last_beat
+    seen = replace(following, last_beat=snapshot.beat, fresh_at=now if has_advanced else following.fresh_at)
+    if following.in_force is None:
+        if not has_advanced and needs_fresh_boot:
+            return seen
+        return replace(seen, in_force=snapshot, fence=snapshot.edition, fresh_at=now)
+    if snapshot.edition > following.in_force.edition:
+        # A newer edition is itself a sign of life: it was signed after the one in force.
+        return replace(seen, in_force=snapshot, fence=snapshot.edition, fresh_at=now)
+    return seen

@@ -1,0 +1,99 @@
+"""The heart: tells Redis every two seconds, and at once after an acknowledgement, what this worker is.
+
+Its own thread and connection. The edition is remembered on disk before it is reported: a worker that was seen
+to have acknowledged a pause must still know it after a crash.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from sluicegate.schemas.beats import Beat
+from sluicegate.schemas.names import beat_key, beats_key
+from sluicegate.workers.memory import Memory
+
+log = logging.getLogger(__name__)
+
+# The score is the server's own time: leases are counted on one clock, whatever the workers' clocks say.
+_SCRIPT = """
+local now = redis.call('TIME')
+redis.call('SET', KEYS[1], ARGV[1])
+redis.call('ZADD', KEYS[2], tonumber(now[1]) + tonumber(now[2]) / 1000000, ARGV[2])
+"""
+
+_RETRY_S = 0.5
+
+
+class Heart:
+    """Sends the beats that `compose` makes. `compose(seq, is_goodbye)` is called from the heart's thread."""
+
+    def __init__(
+        self,
+        *,
+        namespace: str,
+        nodename: str,
+        interval_s: float,
+        connect: Callable[[], Redis],
+        compose: Callable[[int, bool], Beat],
+        memory: Memory,
+    ) -> None:
+        self._keys = (beat_key(namespace, nodename), beats_key(namespace))
+        self._nodename = nodename
+        self._interval_s = interval_s
+        self._connect = connect
+        self._compose = compose
+        self._memory = memory
+        self._seq = 0
+        self._due = threading.Event()
+        self._stopping = threading.Event()
+        self._is_away = False
+        self._thread = threading.Thread(target=self._run, name="sluicegate-heart", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread. Call after the pool has forked."""
+        self._thread.start()
+
+    def beat_now(self) -> None:
+        """Send a beat at once, from any thread, without waiting for it."""
+        self._due.set()
+
+    def say_goodbye(self, timeout_s: float = 3.0) -> None:
+        """Send the last beat and end the thread; waits at most `timeout_s`, since a stop must not hang."""
+        self._stopping.set()
+        self._due.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        redis = self._connect()
+        while not self._stopping.is_set():
+            wait_s = self._interval_s if self._beat(redis) else min(_RETRY_S, self._interval_s)
+            self._due.wait(wait_s)
+            self._due.clear()
+        self._beat(redis, is_goodbye=True)
+
+    def _beat(self, redis: Redis, *, is_goodbye: bool = False) -> bool:
+        """Was the beat taken? A beat that was not is not kept: the next one says it all again."""
+        try:
+            self._seq += 1
+            beat = self._compose(self._seq, is_goodbye)
+            self._memory.save(beat.applied)
+            redis.eval(_SCRIPT, 2, *self._keys, beat.encode(), self._nodename)
+        except (RedisError, OSError) as error:
+            if not self._is_away:
+                self._is_away = True
+                log.error("sluicegate: heartbeats cannot be sent (%s: %s)", type(error).__name__, error)
+            return False
+        except Exception:
+            # Whatever it was, a worker must not fall silent for good because of one bad beat.
+            log.exception("sluicegate: composing a heartbeat failed")
+            return False
+        if self._is_away:
+            self._is_away = False
+            log.warning("sluicegate: heartbeats are sent again")
+        return True

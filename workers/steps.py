@@ -1,0 +1,200 @@
+"""The bootsteps: one for the life of the process, one for each broker connection.
+
+The first is a worker step, since Celery restarts consumer steps when the broker drops and a pause must outlive
+that. It is made after the pool and before the pool forks, so that children share the cell.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from celery import bootsteps, signals
+from celery.worker.control import inspect_command
+
+from sluicegate.schemas import settings
+from sluicegate.schemas.beats import Beat
+from sluicegate.schemas.errors import InvalidSetting
+from sluicegate.schemas.keys import parse_public_keys
+from sluicegate.schemas.names import host_of
+from sluicegate.schemas.scopes import Claim
+from sluicegate.workers.celery_inside import Hands, check_worker, note_start_in_child
+from sluicegate.workers.cell import Cell
+from sluicegate.workers.follower import Follower, Pace
+from sluicegate.workers.gate import Gate
+from sluicegate.workers.heart import Heart
+from sluicegate.workers.link import connect
+from sluicegate.workers.memory import Memory
+from sluicegate.workers.trust import TrustedKeys
+
+
+class Member:
+    """One worker process as a member of the fleet: its gate, and the threads that keep it current."""
+
+    def __init__(self, worker: Any, environ: Mapping[str, str]) -> None:
+        """Raises InvalidSetting: what is missing, out of range, or not supported."""
+        namespace = settings.NAMESPACE.read(environ)
+        redis_url = settings.REDIS_URL.read(environ)
+        keys = TrustedKeys(parse_public_keys(settings.PUBLIC_KEYS.read(environ)))
+        pace = Pace(
+            poll_s=settings.POLL_INTERVAL_MS.read(environ) / 1000,
+            republish_s=settings.REPUBLISH_INTERVAL_MS.read(environ) / 1000,
+            stale_after_s=settings.STALE_AFTER_S.read(environ),
+            is_stale_closed=settings.STALE_POLICY.read(environ) == "closed",
+            needs_fresh_boot=settings.BOOT_POLICY.read(environ) == "fresh",
+        )
+        check_worker(worker)
+        self.worker = worker
+        self.incarnation = str(uuid.uuid4())
+        self.host = settings.HOST.read_or_none(environ) or host_of(worker.hostname)
+        self.hands = Hands(worker, Cell())
+        self.gate: Gate[Any] = Gate(
+            self.hands.cell,
+            Claim(host=self.host, worker=worker.hostname),
+            wake=self.hands.wake,
+            on_applied=lambda: self.heart.beat_now(),
+        )
+        self.hands.gate = self.gate
+        memory = Memory(settings.STATE_DIR.read(environ), namespace, worker.hostname)
+        self.follower = Follower(
+            namespace=namespace,
+            keys=keys,
+            pace=pace,
+            connect=lambda: connect(redis_url),
+            fence=memory.load(),
+            on_state=self.gate.put_in_force,
+            on_stale=self.gate.hold_locally,
+        )
+        self.heart = Heart(
+            namespace=namespace,
+            nodename=worker.hostname,
+            interval_s=settings.HEARTBEAT_INTERVAL_MS.read(environ) / 1000,
+            connect=lambda: connect(redis_url),
+            compose=self.compose,
+            memory=memory,
+        )
+        self._note_start = note_start_in_child(self.hands.cell)
+        signals.task_prerun.connect(self._note_start, weak=False)
+        signals.worker_shutdown.connect(self._on_shutdown, weak=False)
+
+    def start(self) -> None:
+        """Start following and beating; the pool has forked by now."""
+        self.follower.start()
+        self.heart.start()
+
+    def _on_shutdown(self, sender: Any = None, **_: Any) -> None:
+        """Celery sends this after the pool has stopped, so the goodbye is true: nothing runs here any more."""
+        if sender is self.worker:
+            self.follower.stop()
+            self.heart.say_goodbye()
+
+    def compose(self, seq: int, is_goodbye: bool) -> Beat:
+        """What the heart sends."""
+        # `applied` is read before `state`: a beat may report a pause late, never before it is complete.
+        applied = self.gate.applied
+        return Beat(
+            nodename=self.worker.hostname,
+            incarnation=self.incarnation,
+            host=self.host,
+            pool="prefork",
+            pid=os.getpid(),
+            seq=seq,
+            sent_at=datetime.now(UTC),
+            state=self.gate.state,
+            applied=applied.edition,
+            applied_at=applied.at,
+            is_stale=self.follower.is_stale,
+            is_goodbye=is_goodbye,
+            concurrency=self.worker.concurrency,
+            queues=self.hands.queues(),
+            running=() if is_goodbye else self.hands.running(),
+            reserved=0 if is_goodbye else self.hands.count_reserved(),
+            refused=dict(self.follower.refused),
+        )
+
+    def info(self) -> dict[str, Any]:
+        """What `celery inspect stats` shows under `sluicegate`."""
+        beat = self.compose(0, is_goodbye=False).to_wire()
+        for key in ("v", "seq", "nodename", "pid", "pool", "concurrency", "running", "sentAt", "goodbye"):
+            del beat[key]
+        standing = self.gate.standing
+        return beat | {"mode": standing.mode.word, "localHold": standing.local_reason}
+
+
+@contextmanager
+def _ending_with_one_line() -> Iterator[None]:
+    """A setting that is wrong ends the worker before it consumes anything, without a traceback."""
+    try:
+        yield
+    except InvalidSetting as error:
+        print(f"sluicegate: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+class FollowHolds(bootsteps.StartStopStep):
+    """Keep the gate current for the life of the process."""
+
+    requires = ("celery.worker.components:Pool",)
+    environ: Mapping[str, str] = os.environ
+
+    def include_if(self, w: Any) -> bool:
+        """With SLUICEGATE_ENABLED=false nothing is put in anywhere: vanilla Celery."""
+        with _ending_with_one_line():
+            return settings.ENABLED.read(self.environ)
+
+    def create(self, w: Any) -> Any:
+        """Make the member; a setting that is missing ends the worker with one line and exit code 2."""
+        with _ending_with_one_line():
+            w.sluicegate = Member(w, self.environ)
+        return w.sluicegate
+
+    def start(self, w: Any) -> None:
+        """The pool has forked."""
+        w.sluicegate.start()
+
+    def stop(self, w: Any) -> None:
+        """Nothing yet: the pool's tasks go on for a while, and the goodbye waits for them (`worker_shutdown`)."""
+
+    def terminate(self, w: Any) -> None:
+        """As `stop`."""
+
+    def info(self, w: Any) -> Any:
+        """For `celery inspect stats`."""
+        return {"sluicegate": w.sluicegate.info()}
+
+
+class GuardConsumer(bootsteps.StartStopStep):
+    """Stand between a new broker connection's task consumer and its first `consume()`."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def include_if(self, c: Any) -> bool:
+        """Only where the worker step is in."""
+        return hasattr(c.controller, "sluicegate")
+
+    def start(self, c: Any) -> None:
+        """After `Tasks` made the consumer, before the event loop consumes."""
+        c.controller.sluicegate.hands.attach(c)
+
+    def stop(self, c: Any) -> None:
+        """`Tasks` cancels the consumer itself."""
+        c.controller.sluicegate.hands.detach()
+
+    def register_with_event_loop(self, c: Any, hub: Any) -> None:
+        """Each time the event loop starts, and before it consumes."""
+        c.controller.sluicegate.hands.register(hub)
+
+
+@inspect_command()
+def sluicegate_hint(state: Any, **_: Any) -> dict[str, str]:
+    """The second door: read the signed state again. Arguments are ignored on purpose; nothing here resumes."""
+    member = getattr(state.consumer.controller, "sluicegate", None)
+    if member is None:
+        return {"ok": "sluicegate is not installed"}
+    member.follower.poke()
+    return {"ok": "reading the state again"}
