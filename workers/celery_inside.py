@@ -50,6 +50,7 @@ READ_FROM = {"celery": ("5.5", "5.6", "5.7"), "kombu": ("5.5", "5.6", "5.7"), "b
 _scheduled: Any = getattr(worker_state, "scheduled_requests", None)
 """Requests that wait for their ETA; Celery keeps this set since 5.7."""
 
+_CHUNK = 500
 _SETTLE_S = 0.001
 _RETRY_S = 0.1
 
@@ -214,6 +215,8 @@ class Hands:
     def register(self, hub: Any) -> None:
         """Listen for `wake` on the event loop; again after every reset of the hub."""
         hub.add_reader(self._waker_r.fileno(), self._on_wake)
+        # Celery cancels a broken connection's timer entries, ours among them: it would be waited for in vain.
+        self._is_retry_set = False
         self.tend()
 
     def consume(self, no_ack: bool | None = None) -> None:
@@ -387,20 +390,23 @@ class Hands:
                 self._late.pop(0)
 
     def _give_back(self, channel: Any, client: Any) -> None:
-        oldest_first = sorted(self._owed, key=lambda owed: owed.serial)
         unacked, index = _prefix(channel) + channel.unacked_key, _prefix(channel) + channel.unacked_index_key
-        # What is stored there is what was delivered; our copy serves where the broker lost its data meanwhile.
-        stored = client.execute_command("HMGET", unacked, *(owed.tag for owed in oldest_first))
-        now = time.monotonic()
+        self._owed.sort(key=lambda owed: owed.serial)
         returned: dict[str, list[str]] = {}
-        args: list[str] = []
-        for owed, entry in zip(reversed(oldest_first), reversed(stored), strict=True):
-            payload = dumps(loads(entry)[0]) if entry else owed.payload
-            is_sure = owed.is_sure and now - owed.arrived_at < channel.visibility_timeout / 2
-            args += [owed.tag, owed.key, payload, "1" if is_sure else ""]
-            returned.setdefault(owed.key, []).insert(0, payload)
-        client.execute_command("EVAL", _GIVE_BACK, 2, unacked, index, *args)
-        self._owed = []
+        while self._owed:
+            # Newest first, and not all in one script: an unlimited prefetch may have brought a million.
+            newest = self._owed[-_CHUNK:][::-1]
+            # What is stored is what was delivered; our copy serves where the broker lost its data meanwhile.
+            stored = client.execute_command("HMGET", unacked, *(owed.tag for owed in newest))
+            now = time.monotonic()
+            args: list[str] = []
+            for owed, entry in zip(newest, stored, strict=True):
+                payload = dumps(loads(entry)[0]) if entry else owed.payload
+                is_sure = owed.is_sure and now - owed.arrived_at < channel.visibility_timeout / 2
+                args += [owed.tag, owed.key, payload, "1" if is_sure else ""]
+                returned.setdefault(owed.key, []).insert(0, payload)
+            client.execute_command("EVAL", _GIVE_BACK, 2, unacked, index, *args)
+            del self._owed[-_CHUNK:]
         for key, payloads in returned.items():
             self._returned.setdefault(key, []).extend(payloads)
 

@@ -6,6 +6,7 @@ that. It is made after the pool and before the pool forks, so that children shar
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import uuid
@@ -81,6 +82,8 @@ class Member:
         self._note_start = note_start_in_child(self.hands.cell)
         signals.task_prerun.connect(self._note_start, weak=False)
         signals.worker_shutdown.connect(self._on_shutdown, weak=False)
+        # A cold shutdown sends no such signal. Pool children leave by `os._exit` and never come here.
+        atexit.register(self._say_goodbye)
 
     def start(self) -> None:
         """Start following and beating; the pool has forked by now."""
@@ -90,8 +93,12 @@ class Member:
     def _on_shutdown(self, sender: Any = None, **_: Any) -> None:
         """Celery sends this after the pool has stopped, so the goodbye is true: nothing runs here any more."""
         if sender is self.worker:
-            self.follower.stop()
-            self.heart.say_goodbye()
+            self._say_goodbye()
+
+    def _say_goodbye(self) -> None:
+        self.follower.stop()
+        self.heart.say_goodbye()
+        atexit.unregister(self._say_goodbye)
 
     def compose(self, seq: int, is_goodbye: bool) -> Beat:
         """What the heart sends."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -28,8 +29,8 @@ from tests.unit.strategies import NOW, hold_sets, holds, scopes
 
 
 def manual(mode: Mode = Mode.DRAIN, **other) -> Hold:
-    known = {"id": UUID(int=1), "scope": GLOBAL, "reason": "upgrade", "actor": "alice", "created_at": NOW}
-    return Hold(mode=mode, **(known | other))
+    known: dict[str, Any] = {"id": UUID(int=1), "scope": GLOBAL, "reason": "upgrade", "actor": "alice"}
+    return Hold(mode=mode, **({"created_at": NOW} | known | other))
 
 
 @given(st.permutations([Mode.DRAIN, Mode.QUIESCE, Mode.DRAIN]), st.permutations(list(Cause)[:3]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -42,7 +43,7 @@ beats = st.builds(
 
 
 def beat(**other) -> Beat:
-    known = {
+    known: dict[str, Any] = {
         "nodename": "w1@h",
         "incarnation": "i1",
         "host": "h",
