@@ -1,0 +1,33 @@
+"""The blocks of R-A6 as JSON: what is ordered, in the shape that every answer has. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sluicegate.control.namespaces import Truth
+from sluicegate.schemas.holds import Cause, HoldKey, Holds
+from sluicegate.schemas.scopes import GLOBAL, Scope
+from sluicegate.schemas.times import to_wire
+
+MANUAL_GLOBAL = HoldKey(scope=GLOBAL, cause=Cause.MANUAL)
+
+
+def system(truth: Truth) -> dict[str, Any]:
+    """The `system` block. Its manual fields speak of the manual global hold alone; `holds` lists all."""
+    manual = truth.holds.find(MANUAL_GLOBAL)
+    return {
+        "workersPaused": bool(at_scope(truth.holds, GLOBAL)),
+        "mode": truth.holds.global_mode.word,
+        "reason": manual.reason if manual else None,
+        "version": truth.holds.version,
+        "epoch": truth.epoch,
+        "requestedByUserId": manual.actor if manual else None,
+        "requestedAt": to_wire(manual.created_at) if manual else None,
+        "updatedAt": to_wire(truth.updated_at),
+        "holds": [hold.to_wire() for hold in truth.holds.sorted()],
+    }
+
+
+def at_scope(holds: Holds, scope: Scope) -> list[str]:
+    """The causes that hold at exactly this scope, each once, in order."""
+    return sorted({str(hold.cause) for hold in holds.active if hold.scope == scope})

@@ -1,0 +1,144 @@
+"""Redis (or Valkey): where workers find the signed state, hear hints, and leave their heartbeats.
+
+Nothing here is trusted or durable: what it holds is checked by whoever reads it, and made anew when lost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from sluicegate.schemas import names
+from sluicegate.schemas.errors import InvalidSetting, Unavailable
+
+TIMEOUT_S = 1.0
+"""For connecting and for each answer. redis-py's default retries would block for over 45 s (FAULTS.md)."""
+
+MAX_ENVELOPE_BYTES = 1 << 20
+"""More than this cannot be ours: it is overwritten without being read."""
+
+# What is under the snapshot's key: {kind, content}. Anything that cannot be an envelope is 'other'.
+_LOOK = f"""
+local function look(key)
+  local kind = redis.call('TYPE', key).ok
+  if kind == 'none' then return 'none', '' end
+  if kind ~= 'string' or redis.call('STRLEN', key) > {MAX_ENVELOPE_BYTES} then return 'other', '' end
+  return 'string', redis.call('GET', key)
+end
+"""
+_READ = _LOOK + "return {look(KEYS[1])}"
+# Set and tell, only where what is there is still what was judged.
+# KEYS: snapshot. ARGV: kind and content that were judged, the new envelope, channel, hint.
+_REPLACE = (
+    _LOOK
+    + """
+local kind, content = look(KEYS[1])
+if kind ~= ARGV[1] or content ~= ARGV[2] then return 0 end
+redis.call('SET', KEYS[1], ARGV[3])
+redis.call('PUBLISH', ARGV[4], ARGV[5])
+return 1
+"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What is under the snapshot's key: `none`, `string` (content) or `other` (nothing of ours)."""
+
+    kind: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One worker's entry: its nodename, when it last beat by the server's clock, its bytes (None: lost)."""
+
+    nodename: str
+    seen_at: datetime
+    raw: bytes | None
+
+
+class Bus:
+    """One namespace's part of a Redis. Thread-safe; connecting happens at the first use.
+
+    Every method raises Unavailable where Redis is away.
+    """
+
+    def __init__(self, redis_url: str, namespace: str) -> None:
+        """Raises InvalidSetting where `redis_url` is not one."""
+        try:
+            self._client: Any = Redis.from_url(
+                redis_url,
+                socket_timeout=TIMEOUT_S,
+                socket_connect_timeout=TIMEOUT_S,
+                socket_keepalive=True,
+                retry=Retry(NoBackoff(), 0),
+            )
+        except (ValueError, TypeError):
+            raise InvalidSetting("SLUICEGATE_REDIS_URL", "is not a URL such as redis://HOST:PORT/0") from None
+        self._namespace = namespace
+        self._snapshot_key = names.snapshot_key(namespace)
+        self._read = self._client.register_script(_READ)
+        self._replace = self._client.register_script(_REPLACE)
+
+    def ping(self) -> None:
+        """Does it answer?"""
+        with _translated():
+            self._client.ping()
+
+    def read_slot(self) -> Slot:
+        """What workers would find now."""
+        with _translated():
+            kind, content = self._read(keys=[self._snapshot_key])
+        return Slot(kind.decode(), content)
+
+    def replace_slot(self, judged: Slot, envelope: bytes, hint: bytes) -> bool:
+        """Publishes `envelope` and the hint, if the slot still is what was `judged`; was it?"""
+        channel = names.hint_channel(self._namespace)
+        with _translated():
+            answer = self._replace(
+                keys=[self._snapshot_key], args=[judged.kind, judged.content, envelope, channel, hint]
+            )
+        return bool(answer)
+
+    def heartbeats(self) -> tuple[datetime, list[Heard]]:
+        """The server's time, and the last beat of every worker that it knows."""
+        with _translated():
+            seconds, microseconds = self._client.time()
+            now = seconds + microseconds / 1e6
+            scores: list[tuple[bytes, float]] = self._client.zrange(
+                names.beats_key(self._namespace), 0, -1, withscores=True
+            )
+            # A nodename that is no UTF-8 is not one that Celery made.
+            known = [(name.decode(errors="replace"), score) for name, score in scores]
+            keys = [names.beat_key(self._namespace, nodename) for nodename, _ in known]
+            beats: list[bytes | None] = self._client.mget(keys) if keys else []
+        heard = [Heard(nodename, _moment(score, now), raw) for (nodename, score), raw in zip(known, beats, strict=True)]
+        return datetime.fromtimestamp(now, UTC), heard
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self._client.close()
+
+
+def _moment(score: float, now: float) -> datetime:
+    """A score from the future, or none at all, is somebody's lie: it may not keep a worker alive for ever."""
+    return datetime.fromtimestamp(score if math.isfinite(score) and 0 <= score <= now else 0, UTC)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        # redis-py's texts may name the address, never the password.
+        raise Unavailable(f"Redis: {(str(error).splitlines() or [type(error).__name__])[0]}") from error

@@ -1,0 +1,175 @@
+"""The verbs that change what is held: `pause` and `resume`. Also loaded by `celery`: see celery_plugin.py."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sluicegate.control.cli import options
+from sluicegate.control.cli.spans import parse_span
+from sluicegate.control.cli.verb import Interrupted, Verb
+from sluicegate.schemas.errors import InvalidInput, Refused
+from sluicegate.schemas.exits import Exit
+from sluicegate.schemas.holds import check_reason
+from sluicegate.schemas.modes import Mode
+from sluicegate.schemas.scopes import Scope
+from sluicegate.schemas.times import from_wire, to_wire
+
+if TYPE_CHECKING:
+    from sluicegate.control.client import Client, Reply
+    from sluicegate.schemas.api import ChangeAnswer
+
+
+@click.command(
+    cls=Verb,
+    short_help="Let no worker start another task.",
+    examples=(
+        'sluicegate pause --reason "deploying 4.2"',
+        'sluicegate pause --mode quiesce --reason "GPU firmware" --for 2h',
+        'sluicegate pause --reason "deploying 4.2" --wait --timeout 5m',
+    ),
+)
+@options.option(
+    "--mode",
+    default="drain",
+    show_default=True,
+    metavar="MODE",
+    help="drain: running tasks finish. quiesce: they also stop at their next checkpoint.",
+)
+@options.reason
+@options.scope
+@options.option("--for", "span", metavar="SPAN", help="Release the hold after SPAN, such as 90s, 30m or 2h.")
+@options.option("--expires-at", metavar="TIME", help="Release it at TIME: ISO-8601 with a zone.")
+@options.option("--wait", "is_waiting", is_flag=True, help="Return when the fleet has drained, showing progress.")
+@options.option("--timeout", metavar="SPAN", help="With --wait: give up after SPAN (exit 3). Default: never.")
+@options.connection
+@options.json_output
+@click.pass_context
+def pause(
+    ctx: click.Context,
+    *,
+    mode: str,
+    reason: str | None,
+    scope: str,
+    span: str | None,
+    expires_at: str | None,
+    is_waiting: bool,
+    timeout: str | None,
+    url: str | None,
+    token_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Let no worker start another task. Nothing is lost: what has not started goes back to its queue."""
+    # Everything is checked before anything is asked: exit 2 means that no call was made.
+    word = Mode.of_hold(mode).word
+    why = check_reason(reason)
+    where = str(Scope.parse(scope))
+    until = _expiry(span, expires_at)
+    if timeout is not None and not is_waiting:
+        raise InvalidInput("timeout", "belongs to --wait")
+    timeout_s = None if timeout is None else parse_span(timeout, "timeout").total_seconds()
+
+    from sluicegate.control.cli.session import connect
+
+    with connect(url, token_file) as client:
+        reply = client.pause(mode=word, reason=why, scope=where, expires_at=until)
+        if is_waiting:
+            ctx.exit(_waited(client, reply, timeout_s, as_json))
+        ctx.exit(_told(reply, as_json))
+
+
+@click.command(
+    cls=Verb,
+    short_help="Release the manual hold.",
+    examples=(
+        'sluicegate resume --reason "4.2 is out"',
+        'sluicegate resume --reason "cannot wait for the rest" --force',
+    ),
+)
+@options.reason
+@options.scope
+@options.option("--force", is_flag=True, help="Resume a drain that has not drained yet; the audit says so.")
+@options.connection
+@options.json_output
+@click.pass_context
+def resume(
+    ctx: click.Context,
+    *,
+    reason: str | None,
+    scope: str,
+    force: bool,
+    url: str | None,
+    token_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Release the manual hold of a scope; holds of other causes stand.
+
+    A drain that has not drained is resumed only with --force.
+    """
+    why = check_reason(reason)
+    where = str(Scope.parse(scope))
+
+    from sluicegate.control.cli.session import connect
+
+    with connect(url, token_file) as client:
+        try:
+            reply = client.resume(reason=why, scope=where, force=force)
+        except Refused as refusal:
+            raise Refused(_with_figures(refusal), refusal.details) from None
+        ctx.exit(_told(reply, as_json))
+
+
+def _expiry(span: str | None, expires_at: str | None) -> str | None:
+    if span is not None and expires_at is not None:
+        raise InvalidInput("for", "give --for or --expires-at, not both")
+    if span is not None:
+        return to_wire(datetime.now(UTC) + parse_span(span, "for"))
+    return None if expires_at is None else to_wire(from_wire(expires_at, "expires-at"))
+
+
+def _told(reply: Reply[ChangeAnswer], as_json: bool) -> Exit:
+    from sluicegate.control.cli import picture, screen
+
+    if as_json:
+        screen.say_json(reply.raw)
+    else:
+        for line in picture.outcome(reply.body):
+            screen.say(line)
+    return Exit.OK if reply.body.published else Exit.NOT_PUBLISHED
+
+
+def _waited(client: Client, reply: Reply[ChangeAnswer], timeout_s: float | None, as_json: bool) -> Exit:
+    from sluicegate.control.cli import picture, screen, wait
+    from sluicegate.schemas.snapshots import Edition
+
+    system = reply.body.system
+    if not as_json:
+        for line in picture.outcome(reply.body):
+            screen.say(line)
+    try:
+        with screen.progress(silent=as_json) as progress:
+            verdict = wait.wait(client, Edition(system.epoch, system.version), timeout_s, progress)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted: the pause stands (version {system.version}); "
+            "`sluicegate status` shows it, `sluicegate resume` lifts it"
+        ) from None
+    if as_json:
+        body: dict[str, Any] = reply.raw | {"wait": wait.to_json(verdict)}
+        screen.say_json(body)
+    else:
+        for line in wait.conclude(verdict):
+            screen.say(line)
+    return wait.exit_of(verdict)
+
+
+def _with_figures(refusal: Refused) -> str:
+    """What the control plane refused, with the figures that it judged by and the option that overrides."""
+    figures = refusal.details.get("metrics")
+    if not isinstance(figures, dict):
+        return str(refusal)
+    running, stale = figures.get("running"), figures.get("staleRunning")
+    return f"not drained yet: running {running}, stale {stale}; wait, or resume with --force"

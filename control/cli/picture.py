@@ -1,0 +1,124 @@
+"""The state of a fleet in words: what `pause`, `resume`, `status`, `holds` and `workers` print. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+
+from sluicegate.control.client.answers import WorkerBody
+from sluicegate.schemas.api import ChangeAnswer, HoldBody, MetricsBody, SystemBody
+from sluicegate.schemas.beats import WorkerState
+from sluicegate.schemas.progress import UNAVAILABLE
+
+WORKER_HEAD = ("WORKER", "STATE", "APPLIED", "DESIRED", "RUNNING", "RESERVED", "POOL", "LAST SEEN")
+HOLD_HEAD = ("SCOPE", "CAUSE", "MODE", "BY", "SINCE", "EXPIRES", "REASON")
+_LAGGARDS_FIRST = (WorkerState.UNKNOWN, WorkerState.PAUSING, WorkerState.RUNNING, WorkerState.PAUSED)
+
+
+def moment(time: datetime | None) -> str:
+    """A time as tables show it: UTC, to the second; `-` for none."""
+    return "-" if time is None else time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def headline(system: SystemBody) -> str:
+    """The one line that says whether the fleet is held, by whom and why."""
+    version = f"version {system.version}"
+    if not system.workers_paused:
+        scoped = f", with {_count(len(system.holds), 'scoped hold')}" if system.holds else ""
+        return f"RUNNING{scoped} — {version}"
+    held = f"PAUSED {system.mode} — {version}"
+    if system.requested_by_user_id is None:
+        causes = ", ".join(sorted({hold.cause for hold in system.holds if hold.scope == "global"}))
+        return f"{held} — by {causes}"
+    return f"{held} — by {system.requested_by_user_id} since {moment(system.requested_at)}: {system.reason}"
+
+
+def measures(metrics: MetricsBody, *, is_paused: bool) -> str:
+    """The figures of R-C4 as one line; whether the fleet is drained is a question only while it is held."""
+    if metrics.metrics_source == UNAVAILABLE.source:
+        return f"metrics unavailable (last known: running {metrics.running}): not drained as far as is known"
+    word = "" if not is_paused else "drained: " if metrics.is_drained else "not drained: "
+    return (
+        f"{word}running {metrics.running}, stale {metrics.stale_running}, "
+        f"queued {metrics.queued} ({metrics.metrics_source})"
+    )
+
+
+def outcome(answer: ChangeAnswer) -> Iterator[str]:
+    """What a pause or a resume did, line by line."""
+    yield headline(answer.system) + (" (unchanged: it was so before)" if answer.outcome == "noop" else "")
+    if answer.remaining:
+        yield f"still held by: {', '.join(answer.remaining)}"
+    if not answer.published:
+        yield "stored, but not yet published: workers will see it as soon as the control plane reaches Redis"
+
+
+def hold_rows(holds: Iterable[HoldBody]) -> list[Sequence[object]]:
+    """The rows under HOLD_HEAD."""
+    return [
+        (
+            hold.scope,
+            f"{hold.cause}:{hold.source}" if hold.source else hold.cause,
+            hold.mode,
+            hold.actor,
+            moment(hold.created_at),
+            moment(hold.expires_at),
+            hold.reason,
+        )
+        for hold in holds
+    ]
+
+
+def worker_rows(workers: Iterable[WorkerBody]) -> list[Sequence[object]]:
+    """The rows under WORKER_HEAD; those that hold a pause up come first."""
+    return [
+        (
+            worker.nodename,
+            worker.state + (" (stale)" if worker.stale else ""),
+            worker.applied_version or "-",
+            worker.desired_version,
+            len(worker.running),
+            worker.reserved,
+            worker.pool or "-",
+            moment(worker.last_seen_at),
+        )
+        for worker in sorted(workers, key=_urgency)
+    ]
+
+
+def agreement(workers: Sequence[WorkerBody]) -> str:
+    """How many workers have put the desired version into force."""
+    present = [worker for worker in workers if worker.state != WorkerState.GONE]
+    if not present:
+        return "workers: none is there"
+    agreed = sum(_agrees(worker) for worker in present)
+    return f"workers: {agreed} of {len(present)} have applied version {present[0].desired_version}"
+
+
+def warnings(workers: Iterable[WorkerBody]) -> Iterator[str]:
+    """What an operator should look at, a line each."""
+    for worker in workers:
+        if worker.state == WorkerState.UNKNOWN:
+            yield (
+                f"warning: {worker.nodename} has been silent since {moment(worker.last_seen_at)}: it may be running "
+                f"anything (`sluicegate workers forget {worker.nodename}` once it is known to be dead)"
+            )
+        elif worker.stale and worker.state != WorkerState.GONE:
+            yield f"warning: {worker.nodename} sees no fresh state: it goes by version {worker.applied_version}"
+        if worker.refused:
+            refused = ", ".join(f"{code} {count}" for code, count in sorted(worker.refused.items()))
+            yield f"warning: {worker.nodename} refused states it must not obey: {refused}"
+
+
+def _agrees(worker: WorkerBody) -> bool:
+    is_known = worker.state != WorkerState.UNKNOWN
+    return is_known and worker.has_applied(worker.desired_epoch, worker.desired_version)
+
+
+def _urgency(worker: WorkerBody) -> tuple[bool, int, str]:
+    ranks = {str(state): rank for rank, state in enumerate(_LAGGARDS_FIRST)}
+    return _agrees(worker), ranks.get(worker.state, len(ranks)), worker.nodename
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

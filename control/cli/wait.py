@@ -1,0 +1,170 @@
+"""The loop of `--wait`: looks, shows, and ends with what `control.client.waiting` judges."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sluicegate.control.cli.screen import Progress
+from sluicegate.control.cli.spans import spell
+from sluicegate.control.client import Client
+from sluicegate.control.client.waiting import Look, Outcome, Unfinished, Verdict, Watch, judge
+from sluicegate.schemas.beats import WorkerState
+from sluicegate.schemas.errors import Unavailable
+from sluicegate.schemas.exits import Exit
+from sluicegate.schemas.snapshots import Edition
+
+INTERVAL_S = 0.25
+PATIENCE_S = 30.0
+"""A control plane that restarts meanwhile is waited for; after this long it counts as unreachable."""
+_NAMED = 3
+_EXITS = {
+    Outcome.DRAINED: Exit.OK,
+    Outcome.LOST: Exit.WORKER_LOST,
+    Outcome.LIFTED: Exit.NOT_DRAINED,
+    Outcome.TIMED_OUT: Exit.NOT_DRAINED,
+}
+
+
+def wait(
+    client: Client,
+    target: Edition,
+    timeout_s: float | None,
+    progress: Progress,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Verdict:
+    """Look until the fleet has drained, or cannot any more. Raises Unavailable after PATIENCE_S without answers."""
+    watch = Watch(target=target, timeout_s=timeout_s)
+    start = answered = clock()
+    while True:
+        try:
+            look = _look(client, lambda: clock() - start)
+        except Unavailable as error:
+            silent_s = clock() - answered
+            is_over = timeout_s is not None and clock() - start >= timeout_s
+            if silent_s >= PATIENCE_S or is_over:
+                raise Unavailable(f"{error} (for {spell(silent_s)} of this wait; the pause stands)") from None
+            progress.show(f"waiting: {error}", "unreachable")
+        else:
+            answered = clock()
+            watch, verdict = judge(watch, look)
+            if verdict.outcome is not Outcome.WAITING:
+                return verdict
+            progress.show(describe(verdict), _without_clock(verdict))
+        sleep(INTERVAL_S if timeout_s is None else max(0.0, min(INTERVAL_S, start + timeout_s - clock())))
+
+
+def exit_of(verdict: Verdict) -> Exit:
+    """The exit code that a wait ends with."""
+    return _EXITS[verdict.outcome]
+
+
+def describe(verdict: Verdict) -> str:
+    """The line of progress."""
+    parts = [f"draining {spell(verdict.look.at_s)}: {_figures(verdict)}"]
+    if verdict.unacknowledged:
+        parts.append(f"yet to acknowledge: {_names([w.nodename for w in verdict.unacknowledged])}")
+    if verdict.unfinished:
+        parts.append(f"longest: {_task(_by_age(verdict)[0])}")
+        eta = "no estimate yet" if verdict.eta_s is None else f"about {spell(verdict.eta_s)} left"
+        parts.append(eta)
+    return "; ".join(parts)
+
+
+def conclude(verdict: Verdict) -> Iterator[str]:
+    """What to say at the end, line by line."""
+    at = spell(verdict.look.at_s)
+    match verdict.outcome:
+        case Outcome.DRAINED:
+            count = sum(worker.state != WorkerState.GONE for worker in verdict.look.workers)
+            agreed = f"all {count} workers have acknowledged" if count else "no worker is there"
+            yield f"drained after {at}: nothing runs, {agreed}"
+        case Outcome.LIFTED:
+            yield f"not drained: the pause was lifted meanwhile (version {verdict.look.edition.version})"
+        case Outcome.LOST:
+            for loss in verdict.losses:
+                tasks = _names([f"{task.name}[{task.id}]" for task in loss.tasks])
+                yield f"lost: {loss.nodename} {loss.how} with work on it: {tasks}"
+            yield "the pause stands"
+        case _:
+            yield f"not drained after {at}: {_figures(verdict)}"
+            for worker in verdict.unacknowledged:
+                state = f"{worker.nodename} ({worker.state}, applied {worker.applied_version})"
+                yield f"  yet to acknowledge: {state}"
+            for task in _by_age(verdict):
+                yield f"  still running: {_task(task)}"
+            yield "the pause stands"
+
+
+def to_json(verdict: Verdict) -> dict[str, Any]:
+    """The `wait` object of `--json`."""
+    return {
+        "outcome": str(verdict.outcome),
+        "seconds": round(verdict.look.at_s, 3),
+        "metrics": verdict.look.metrics.model_dump(mode="json", by_alias=True),
+        "unacknowledged": [worker.nodename for worker in verdict.unacknowledged],
+        "running": [
+            {
+                "nodename": task.nodename,
+                "id": task.id,
+                "name": task.name,
+                "seconds": None if task.for_s is None else round(task.for_s, 3),
+            }
+            for task in _by_age(verdict)
+        ],
+        "lost": [
+            {
+                "nodename": loss.nodename,
+                "how": loss.how,
+                "tasks": [{"id": task.id, "name": task.name} for task in loss.tasks],
+            }
+            for loss in verdict.losses
+        ],
+    }
+
+
+def _look(client: Client, at_s: Callable[[], float]) -> Look:
+    # The workers first: metrics that say "drained" are then never older than the list beside them.
+    workers = client.workers().body.workers
+    answer = client.read().body
+    return Look(
+        at_s=at_s(),
+        edition=Edition(answer.system.epoch, answer.system.version),
+        is_paused=answer.system.workers_paused,
+        metrics=answer.metrics,
+        workers=workers,
+    )
+
+
+def _figures(verdict: Verdict) -> str:
+    metrics = verdict.look.metrics
+    queued = "unknown" if metrics.queued is None else metrics.queued
+    return f"running {metrics.running}, reserved {verdict.reserved}, stale {metrics.stale_running}, queued {queued}"
+
+
+def _without_clock(verdict: Verdict) -> object:
+    metrics = verdict.look.metrics
+    return (
+        metrics.running,
+        metrics.stale_running,
+        metrics.queued,
+        verdict.reserved,
+        tuple(worker.nodename for worker in verdict.unacknowledged),
+    )
+
+
+def _by_age(verdict: Verdict) -> list[Unfinished]:
+    return sorted(verdict.unfinished, key=lambda task: task.for_s or 0.0, reverse=True)
+
+
+def _task(task: Unfinished) -> str:
+    age = "" if task.for_s is None else f" for {spell(task.for_s)}"
+    return f"{task.name}[{task.id}] on {task.nodename}{age}"
+
+
+def _names(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

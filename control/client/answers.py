@@ -1,0 +1,62 @@
+"""What the client hands back: typed bodies, beside the very JSON that the control plane sent.
+
+A field that this client does not know is ignored, so that an older client can read a newer control plane.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from sluicegate.schemas.api import Answer, Wire
+
+B = TypeVar("B", bound=Wire)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply(Generic[B]):
+    """One successful answer: `body` for code, `raw` for `--json` (nothing dropped, nothing respelled)."""
+
+    body: B
+    raw: dict[str, Any]
+
+
+class RunningBody(Answer):
+    """A task that is running on a worker; `started_at` by the worker's own clock, None where unknown."""
+
+    id: str
+    name: str
+    started_at: datetime | None
+
+
+class WorkerBody(Answer):
+    """One element of `GET /api/workers` (`schemas.progress.WorkerView.to_wire`)."""
+
+    nodename: str
+    incarnation: str
+    host: str
+    pool: str
+    state: str
+    desired_version: int
+    applied_version: int
+    desired_epoch: int
+    applied_epoch: int
+    applied_at: datetime | None
+    running: list[RunningBody]
+    reserved: int
+    queues: list[str]
+    stale: bool
+    refused: dict[str, int]
+    last_seen_at: datetime
+    lease_expires_at: datetime
+
+    def has_applied(self, epoch: int, version: int) -> bool:
+        """Has it put this edition, or a newer one, into force?"""
+        return (self.applied_epoch, self.applied_version) >= (epoch, version)
+
+
+class WorkersAnswer(Answer):
+    """`GET /api/workers`."""
+
+    workers: list[WorkerBody]

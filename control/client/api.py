@@ -1,0 +1,181 @@
+"""The control plane's REST API, one method a route.
+
+    GET  /api/system/worker-pause             Client.read
+    POST /api/system/worker-pause             Client.pause, Client.resume
+    GET  /api/workers                         Client.workers
+    POST /api/workers/{nodename}/forget       Client.forget
+    GET  /api/audit                           Client.audit
+
+Every method raises an error of `schemas.errors`; no other escapes.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+from uuid import uuid4
+
+import httpx
+from pydantic import ValidationError
+
+from sluicegate.control.client.answers import Reply, WorkersAnswer
+from sluicegate.control.client.rejections import to_error
+from sluicegate.schemas.api import AuditAnswer, ChangeAnswer, ForgetRequest, PauseAnswer, PauseRequest, Wire
+from sluicegate.schemas.errors import InvalidSetting, Unavailable
+from sluicegate.schemas.settings import TOKEN, URL
+
+B = TypeVar("B", bound=Wire)
+
+CONNECT_TIMEOUT_S = 3.0
+READ_TIMEOUT_S = 15.0
+SYSTEM = "/api/system/worker-pause"
+
+# The connection broke, so nobody knows whether the request was carried out. A refused connection is not
+# among them: nothing was sent, and a second try at once would meet the same.
+_DROPPED = (httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProtocolError)
+
+
+class Client:
+    """A connection to one control plane as the owner of `token`; a context manager.
+
+    Raises InvalidSetting for an address or a token that cannot be one. The token is sent in a header, and
+    stands in no message; redirects are not followed, so that it goes to no other host.
+    """
+
+    def __init__(self, url: str, token: str, *, transport: httpx.BaseTransport | None = None) -> None:
+        address = _parse(url)
+        if not token.isascii() or not token.isprintable() or " " in token:
+            raise InvalidSetting(TOKEN.name, "has characters that no token has")
+        self.origin = str(address.copy_with(username=None, password=None)).rstrip("/")
+        self._http = httpx.Client(
+            base_url=address,
+            headers={"Authorization": f"Bearer {token}", "Accept": "application/json"},
+            timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            transport=transport,
+            # A proxy for the world must not be asked for this very machine.
+            trust_env=not _is_loopback(address.host),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def read(self) -> Reply[PauseAnswer]:
+        """What is ordered, how far it has got, and the newest audit events."""
+        return self._get(SYSTEM, PauseAnswer)
+
+    def pause(
+        self, *, mode: str, reason: str, scope: str = "global", expires_at: str | None = None
+    ) -> Reply[ChangeAnswer]:
+        """Place the manual hold of `scope`; `expires_at` is an ISO-8601 time."""
+        return self._change(PauseRequest(action="pause", mode=mode, reason=reason, scope=scope, expires_at=expires_at))
+
+    def resume(self, *, reason: str, scope: str = "global", force: bool = False) -> Reply[ChangeAnswer]:
+        """Release the manual hold of `scope`; Refused where it is not drained and `force` is false."""
+        return self._change(PauseRequest(action="resume", reason=reason, scope=scope, force_resume=force))
+
+    def workers(self) -> Reply[WorkersAnswer]:
+        """Every worker that is known."""
+        return self._get("/api/workers", WorkersAnswer)
+
+    def forget(self, nodename: str, *, reason: str) -> dict[str, Any]:
+        """Take a worker that will not come back out of the count; NotFound where there is none."""
+        path = f"/api/workers/{quote(nodename, safe='@')}/forget"
+        # Not tried twice: the second try would find it forgotten, and report the success as a failure.
+        return self._send("POST", path, json=ForgetRequest(reason=reason).model_dump(by_alias=True))
+
+    def audit(self, filters: Mapping[str, str | int] | None = None) -> Reply[AuditAnswer]:
+        """The audit events that match `filters` (the route's query parameters), newest first."""
+        return self._get("/api/audit", AuditAnswer, params=dict(filters or {}))
+
+    def _change(self, wish: PauseRequest) -> Reply[ChangeAnswer]:
+        # The key makes a second try the same order, so that one lost answer is not two events.
+        wish.idempotency_key = str(uuid4())
+        # Fields at their default are left out: the control plane's own defaults hold.
+        body = wish.model_dump(by_alias=True, exclude_defaults=True)
+        return self._typed(self._send("POST", SYSTEM, json=body, tries=2), ChangeAnswer)
+
+    def _get(self, path: str, kind: type[B], params: dict[str, str | int] | None = None) -> Reply[B]:
+        return self._typed(self._send("GET", path, params=params, tries=2), kind)
+
+    def _typed(self, raw: dict[str, Any], kind: type[B]) -> Reply[B]:
+        try:
+            return Reply(body=kind.model_validate(raw), raw=raw)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise Unavailable(
+                f"{self.origin} answered, but not as this version of the command understands: "
+                f"{place or 'body'}: {first['msg']}"
+            ) from None
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        params: dict[str, str | int] | None = None,
+        tries: int = 1,
+    ) -> dict[str, Any]:
+        unsure = "" if method == "GET" else "; whether the change was made is unknown: see `sluicegate status`"
+        try:
+            answer = self._http.request(method, path, json=json, params=params)
+        except _DROPPED as error:
+            if tries > 1:
+                return self._send(method, path, json=json, params=params, tries=tries - 1)
+            raise Unavailable(f"the control plane at {self.origin} hung up ({_why(error)}){unsure}") from None
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+            raise Unavailable(f"no control plane can be reached at {self.origin}: {_why(error)}") from None
+        except httpx.TimeoutException:
+            raise Unavailable(
+                f"the control plane at {self.origin} did not answer within {READ_TIMEOUT_S:g} s{unsure}"
+            ) from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise Unavailable(f"the request to {self.origin} failed: {_why(error)}") from None
+        return self._read(answer)
+
+    def _read(self, answer: httpx.Response) -> dict[str, Any]:
+        try:
+            body = answer.json()
+        except ValueError:
+            body = None
+        if answer.is_success and isinstance(body, dict):
+            return body
+        raise to_error(answer.status_code, body, self.origin)
+
+
+def _why(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _parse(url: str) -> httpx.URL:
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise InvalidSetting(URL.name, f"is not an address: {_why(error)}") from None
+    if address.scheme not in ("http", "https") or not address.host:
+        raise InvalidSetting(URL.name, "is not an address such as http://127.0.0.1:8321")
+    if address.userinfo:
+        raise InvalidSetting(URL.name, f"must not carry a password: the token belongs in {TOKEN.name}")
+    return address
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

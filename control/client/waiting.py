@@ -1,0 +1,210 @@
+"""`--wait`, judged: a pure function of the successive answers of the control plane. No clock, no I/O.
+
+    WAITING ── every worker acknowledged, nothing runs ──▶ DRAINED
+       ├────── a worker fell silent, was replaced or left with tasks running ──▶ LOST
+       ├────── the fleet is no longer held ──▶ LIFTED
+       └────── `timeout_s` is over ──▶ TIMED_OUT
+
+A loss outranks drained: a new incarnation that has nothing to do does not bring back what its predecessor
+had in hand. Silence counts only while the control plane itself hears (its metrics are available), and for
+`SILENCE_S` on end: after an outage of Redis every worker looks silent until its next heartbeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from sluicegate.control.client.answers import RunningBody, WorkerBody
+from sluicegate.schemas.api import MetricsBody
+from sluicegate.schemas.beats import WorkerState
+from sluicegate.schemas.progress import UNAVAILABLE
+from sluicegate.schemas.snapshots import Edition
+
+SILENCE_S = 5.0
+
+
+class Outcome(StrEnum):
+    """How a wait stands."""
+
+    WAITING = "waiting"
+    DRAINED = "drained"
+    LOST = "lost"
+    LIFTED = "lifted"
+    TIMED_OUT = "timeout"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """One pair of answers. `at_s` counts from the start of the wait; `edition` is what is now ordered."""
+
+    at_s: float
+    edition: Edition
+    is_paused: bool
+    metrics: MetricsBody
+    workers: Sequence[WorkerBody]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfinished:
+    """A task that holds the wait up. `for_s` None: its start is not known."""
+
+    nodename: str
+    id: str
+    name: str
+    for_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """A worker that was lost with work on it, and how that showed."""
+
+    nodename: str
+    how: str
+    tasks: tuple[RunningBody, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What one look says. `eta_s` None: there is no evidence to estimate from."""
+
+    outcome: Outcome
+    look: Look
+    unacknowledged: tuple[WorkerBody, ...]
+    unfinished: tuple[Unfinished, ...]
+    losses: tuple[Loss, ...]
+    eta_s: float | None
+
+    @property
+    def reserved(self) -> int:
+        """Tasks that workers hold and have not started."""
+        return sum(worker.reserved for worker in _present(self.look.workers))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """What a wait remembers between looks.
+
+    `silent_since`: when a worker with work on it first looked silent, in `Look.at_s`. `durations_s`: the
+    longest that a task of a name was seen to take.
+    """
+
+    target: Edition
+    timeout_s: float | None
+    seen: Mapping[str, WorkerBody] = field(default_factory=dict)
+    silent_since: Mapping[str, float] = field(default_factory=dict)
+    durations_s: Mapping[str, float] = field(default_factory=dict)
+
+
+def judge(watch: Watch, look: Look) -> tuple[Watch, Verdict]:
+    """What `look` says after all that `watch` saw, and what to remember for the next one."""
+    durations = _learn(watch, look)
+    silent_since = _silences(watch, look)
+    losses = tuple(_losses(watch, look, silent_since))
+    verdict = Verdict(
+        outcome=_outcome(watch, look, losses),
+        look=look,
+        unacknowledged=tuple(
+            worker
+            for worker in _present(look.workers)
+            if worker.state == WorkerState.UNKNOWN or not worker.has_applied(*look.edition)
+        ),
+        unfinished=tuple(_unfinished(look)),
+        losses=losses,
+        eta_s=_estimate(look, durations),
+    )
+    seen = {worker.nodename: worker for worker in look.workers}
+    return replace(watch, seen=seen, silent_since=silent_since, durations_s=durations), verdict
+
+
+def _outcome(watch: Watch, look: Look, losses: Sequence[Loss]) -> Outcome:
+    if losses:
+        return Outcome.LOST
+    # An answer older than the order (a control plane that lags) says nothing about it yet.
+    if look.edition >= watch.target:
+        if not look.is_paused:
+            return Outcome.LIFTED
+        if look.metrics.is_drained:
+            return Outcome.DRAINED
+    return Outcome.TIMED_OUT if _is_over(watch, look) else Outcome.WAITING
+
+
+def _is_over(watch: Watch, look: Look) -> bool:
+    return watch.timeout_s is not None and look.at_s >= watch.timeout_s
+
+
+def _silences(watch: Watch, look: Look) -> dict[str, float]:
+    if look.metrics.metrics_source == UNAVAILABLE.source:
+        return {}
+    return {
+        worker.nodename: watch.silent_since.get(worker.nodename, look.at_s)
+        for worker in look.workers
+        if worker.running and worker.state == WorkerState.UNKNOWN
+    }
+
+
+def _losses(watch: Watch, look: Look, silent_since: Mapping[str, float]) -> Iterator[Loss]:
+    for worker in look.workers:
+        before = watch.seen.get(worker.nodename)
+        if before and before.incarnation != worker.incarnation and _had_work(before):
+            how = "was replaced by a new incarnation"
+            yield Loss(nodename=worker.nodename, how=how, tasks=tuple(before.running))
+        elif worker.nodename in silent_since and (
+            look.at_s - silent_since[worker.nodename] >= SILENCE_S or _is_over(watch, look)
+        ):
+            yield Loss(nodename=worker.nodename, how="fell silent", tasks=tuple(worker.running))
+        elif worker.running and worker.state == WorkerState.GONE:
+            yield Loss(nodename=worker.nodename, how="said goodbye", tasks=tuple(worker.running))
+
+
+def _had_work(worker: WorkerBody) -> bool:
+    # One that said goodbye before was judged then; its successor is a new start, not a loss.
+    return bool(worker.running) and worker.state != WorkerState.GONE
+
+
+def _present(workers: Sequence[WorkerBody]) -> list[WorkerBody]:
+    return [worker for worker in workers if worker.state != WorkerState.GONE]
+
+
+def _unfinished(look: Look) -> Iterator[Unfinished]:
+    for worker in _present(look.workers):
+        for task in worker.running:
+            yield Unfinished(nodename=worker.nodename, id=task.id, name=task.name, for_s=_elapsed(worker, task))
+
+
+def _elapsed(worker: WorkerBody, task: RunningBody) -> float | None:
+    """How long `task` had run when `worker` was last seen: two clocks, so a small error, and never below 0."""
+    if task.started_at is None:
+        return None
+    return max(0.0, (worker.last_seen_at - task.started_at).total_seconds())
+
+
+def _learn(watch: Watch, look: Look) -> dict[str, float]:
+    """The durations known after `look`: tasks that a living worker no longer runs have finished."""
+    known = dict(watch.durations_s)
+    for worker in look.workers:
+        before = watch.seen.get(worker.nodename)
+        if before is None or before.incarnation != worker.incarnation or worker.state == WorkerState.UNKNOWN:
+            continue
+        still = {task.id for task in worker.running}
+        for task in before.running:
+            took = _elapsed(before, task)
+            if task.id not in still and took is not None:
+                known[task.name] = max(known.get(task.name, 0.0), took)
+    return known
+
+
+def _estimate(look: Look, durations_s: Mapping[str, float]) -> float | None:
+    """Seconds until the last running task should end; None unless every one of them has evidence.
+
+    Evidence is a task of the same name that was seen to finish during this wait. A task that has run longer
+    than any of them makes the whole estimate worthless: then there is none.
+    """
+    left = []
+    for task in _unfinished(look):
+        usual = durations_s.get(task.name)
+        if usual is None or task.for_s is None or task.for_s >= usual:
+            return None
+        left.append(usual - task.for_s)
+    return max(left, default=None)

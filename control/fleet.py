@@ -1,0 +1,197 @@
+"""The way back: from heartbeats to what an operator sees of each worker, and the metrics over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection
+
+from sluicegate.control import events, namespaces, sightings
+from sluicegate.control.broker import SOURCE, Broker
+from sluicegate.control.bus import Bus, Heard
+from sluicegate.control.database import Database
+from sluicegate.control.namespaces import Truth
+from sluicegate.control.outages import Outage
+from sluicegate.control.sightings import Remembered
+from sluicegate.schemas.beats import Beat, WorkerState
+from sluicegate.schemas.errors import InvalidInput, NotFound, Refused, Unavailable
+from sluicegate.schemas.holds import check_reason
+from sluicegate.schemas.names import host_of
+from sluicegate.schemas.progress import UNAVAILABLE, Metrics, Sighting, WorkerView, measure, view
+from sluicegate.schemas.snapshots import NOTHING
+from sluicegate.schemas.times import to_wire
+
+GONE_LISTED_FOR = timedelta(hours=1)
+KEPT_FOR = timedelta(days=7)
+
+
+def decoded(heard: Heard) -> Sighting | None:
+    """The sighting that an entry in Redis is; None where its bytes are lost or no beat of this worker."""
+    if heard.raw is None:
+        return None
+    try:
+        beat = Beat.decode(heard.raw)
+    except InvalidInput:
+        return None
+    return Sighting(beat=beat, seen_at=heard.seen_at) if beat.nodename == heard.nodename else None
+
+
+def illegible(heard: Heard) -> Sighting:
+    """What stands for a worker that is there but whose words cannot be read: unknown, never quiet (L4)."""
+    beat = Beat(
+        nodename=heard.nodename,
+        incarnation="",
+        host=host_of(heard.nodename),
+        pool="",
+        pid=0,
+        seq=0,
+        sent_at=heard.seen_at,
+        state=WorkerState.UNKNOWN,
+        applied=NOTHING,
+        applied_at=None,
+    )
+    return Sighting(beat=beat, seen_at=heard.seen_at)
+
+
+def combined(heard: list[Heard], remembered: Mapping[str, Remembered]) -> dict[str, Sighting]:
+    """The newest word of every worker that counts, from Redis and from the database.
+
+    A forgotten one is left out until it beats again. One whose present words cannot be read goes by its last
+    legible ones, which grow old.
+    """
+    known = {nodename: row.sighting for nodename, row in remembered.items() if not row.is_forgotten}
+    for entry in heard:
+        row = remembered.get(entry.nodename)
+        is_newer = row is None or entry.seen_at > row.sighting.seen_at
+        if is_newer and (seen := decoded(entry)):
+            known[entry.nodename] = seen
+        elif row is None:
+            known[entry.nodename] = illegible(entry)
+    return known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far the fleet has got with `truth`, at one moment."""
+
+    truth: Truth
+    workers: list[WorkerView]
+    metrics: Metrics
+
+
+class Fleet:
+    """Reads heartbeats and keeps the database's memory of them. Thread-safe."""
+
+    def __init__(self, *, database: Database, bus: Bus, broker: Broker, namespace: str, lease: timedelta) -> None:
+        self._database = database
+        self._bus = bus
+        self._broker = broker
+        self._namespace = namespace
+        self._lease = lease
+        self._outage = Outage("heartbeats")
+
+    def progress(self, truth: Truth, remembered: Mapping[str, Remembered]) -> Progress:
+        """What the workers made of `truth`. With Redis away: the last that is known, and never drained."""
+        heard = self._listen()
+        if heard is None:
+            workers = self._views({name: row.sighting for name, row in _present(remembered)}, truth, truth.now)
+            return Progress(
+                truth=truth, workers=workers, metrics=measure(workers, queued=None, source=UNAVAILABLE.source)
+            )
+        now, entries = heard
+        workers = self._views(combined(entries, remembered), truth, now)
+        present = [worker for worker in workers if worker.state is not WorkerState.GONE]
+        queued = self._broker.depth(queue for worker in present for queue in worker.beat.queues)
+        return Progress(truth=truth, workers=workers, metrics=measure(workers, queued=queued, source=SOURCE))
+
+    def fold(self) -> None:
+        """Writes what Redis has into the database. Raises Unavailable."""
+        _, entries = self._hear()
+        with self._database.transaction() as connection:
+            self._fold(connection, entries)
+
+    def purge(self) -> None:
+        """Lets go of the rows of workers that left long ago. Raises Unavailable."""
+        with self._database.transaction() as connection:
+            sightings.purge(connection, namespaces.clock(connection) - KEPT_FOR)
+
+    def forget(self, nodename: str, *, reason: object, actor: str) -> Sighting:
+        """Stops counting a worker that fell silent, until it beats again; an audited act (R-C3).
+
+        Raises InvalidInput (reason), NotFound, Refused while its lease lasts (it would be counted as quiet
+        though it runs), Unavailable where Redis cannot be asked.
+        """
+        why = check_reason(reason)
+        now, entries = self._hear()
+        with self._database.transaction() as connection:
+            truth = namespaces.lock(connection, self._namespace)
+            self._fold(connection, entries)
+            # What cannot be read is remembered here, so that forgetting it has a row to mark.
+            unread = [illegible(entry) for entry in entries if entry.nodename == nodename and not decoded(entry)]
+            known = sightings.read(connection, self._namespace)
+            if nodename not in known and unread:
+                sightings.fold(connection, self._namespace, unread)
+                known = sightings.read(connection, self._namespace)
+            row = known.get(nodename)
+            if row is None or row.is_forgotten:
+                raise NotFound(f"no worker is known as {nodename!r}")
+            seen = view(row.sighting, desired=truth.edition, lease=self._lease, now=now)
+            is_silent = seen.state in (WorkerState.UNKNOWN, WorkerState.GONE)
+            event = events.Event(
+                action="worker_forgotten",
+                outcome=events.APPLIED if is_silent else events.REFUSED,
+                actor=actor,
+                at=truth.now,
+                edition=truth.edition,
+                reason=why,
+                details=_details(seen),
+            )
+            events.record(connection, self._namespace, event)
+            if is_silent:
+                sightings.forget(connection, self._namespace, nodename, by=actor, reason=why, now=truth.now)
+                return row.sighting
+        raise Refused(f"{nodename} is alive ({seen.state}): only a worker that fell silent can be forgotten")
+
+    def _views(self, known: Mapping[str, Sighting], truth: Truth, now: datetime) -> list[WorkerView]:
+        views = (view(known[name], desired=truth.edition, lease=self._lease, now=now) for name in sorted(known))
+        return [
+            worker
+            for worker in views
+            if worker.state is not WorkerState.GONE or now - worker.sighting.seen_at < GONE_LISTED_FOR
+        ]
+
+    def _listen(self) -> tuple[datetime, list[Heard]] | None:
+        try:
+            return self._hear()
+        except Unavailable:
+            return None
+
+    def _hear(self) -> tuple[datetime, list[Heard]]:
+        try:
+            heard = self._bus.heartbeats()
+        except Unavailable as error:
+            self._outage.begin(error)
+            raise
+        self._outage.end()
+        return heard
+
+    def _fold(self, connection: Connection, entries: list[Heard]) -> None:
+        sightings.fold(connection, self._namespace, filter(None, map(decoded, entries)))
+
+
+def _present(remembered: Mapping[str, Remembered]) -> list[tuple[str, Remembered]]:
+    return [(name, row) for name, row in remembered.items() if not row.is_forgotten]
+
+
+def _details(seen: WorkerView) -> dict[str, Any]:
+    """What an auditor wants to know of a worker that is given up."""
+    return {
+        "worker": seen.beat.nodename,
+        "incarnation": seen.beat.incarnation,
+        "state": str(seen.state),
+        "lastSeenAt": to_wire(seen.sighting.seen_at),
+        "running": [task.to_wire() for task in seen.beat.running],
+    }

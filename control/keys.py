@@ -1,0 +1,104 @@
+"""The Ed25519 keys: the private one that signs the state, and the public ones that are trusted (RFC 8032)."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from sluicegate.schemas.errors import InvalidInput, InvalidSetting, Refused
+from sluicegate.schemas.keys import format_public_key, kid_of
+
+SETTING = "SLUICEGATE_SIGNING_KEY_FILE"
+
+
+class SigningKey:
+    """A private key. Implements `schemas.snapshots.Sign`."""
+
+    def __init__(self, private: Ed25519PrivateKey) -> None:
+        self._private = private
+        self.public_bytes = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        self._kid = kid_of(self.public_bytes)
+
+    @property
+    def kid(self) -> str:
+        """The name of the key."""
+        return self._kid
+
+    def sign(self, payload: bytes) -> bytes:
+        """The 64 bytes of the signature over `payload`."""
+        return self._private.sign(payload)
+
+
+class TrustedKeys:
+    """Public keys, raw bytes by kid. Implements `schemas.snapshots.Verify`."""
+
+    def __init__(self, raw: Mapping[str, bytes]) -> None:
+        self._keys = {kid: Ed25519PublicKey.from_public_bytes(key) for kid, key in raw.items()}
+
+    def verify(self, kid: str, payload: bytes, signature: bytes) -> bool:
+        """Did the trusted key `kid` make this signature? False for an unknown key."""
+        key = self._keys.get(kid)
+        if key is None:
+            return False
+        try:
+            key.verify(signature, payload)
+        except InvalidSignature:
+            return False
+        return True
+
+
+def create(path: Path) -> str:
+    """Makes a new private key in `path` (mode 0600) and returns its public key as one line.
+
+    Raises Refused where `path` is there already (a lost key cannot be had again), InvalidInput where it
+    cannot be written.
+    """
+    private = Ed25519PrivateKey.generate()
+    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise Refused(f"{path} is there already: a key is never overwritten") from None
+    except OSError as error:
+        raise InvalidInput("path", f"{path} cannot be written: {error.strerror}") from None
+    with os.fdopen(handle, "wb") as file:
+        file.write(pem)
+        file.flush()
+        os.fsync(file.fileno())
+    return format_public_key(SigningKey(private).public_bytes)
+
+
+def load(path: Path) -> SigningKey:
+    """The private key in `path`; raises InvalidSetting where it is missing, open to others, or not ours."""
+    try:
+        mode = path.stat().st_mode
+        pem = path.read_bytes()
+    except OSError as error:
+        raise InvalidSetting(SETTING, f"{path} cannot be read: {error.strerror}") from None
+    # Reading by the group is let pass: it is how orchestrators mount secrets for a user that is not root.
+    if stat.S_IMODE(mode) & (stat.S_IWGRP | stat.S_IRWXO):
+        raise InvalidSetting(SETTING, f"{path} is open to other users: chmod 600 {path}")
+    try:
+        private = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise InvalidSetting(SETTING, f"{path} holds no private key: `sluicegate keys create` makes one") from None
+    if not isinstance(private, Ed25519PrivateKey):
+        raise InvalidSetting(SETTING, f"{path} holds a key of another kind: an Ed25519 key is needed")
+    return SigningKey(private)
+
+
+def public_of(path: Path) -> str:
+    """The public key line of the private key in `path`; raises InvalidSetting as `load` does."""
+    return format_public_key(load(path).public_bytes)

@@ -1,0 +1,271 @@
+"""The use cases: pause, resume, expire, read. One each, whoever asks: REST, commands, loops.
+
+A change is decided by a pure transition, stored with its version and its audit event in one transaction, and
+published after the commit. Postgres is the truth: an order that could not be published yet stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import Connection
+
+from sluicegate.control import answers, bodies, events, namespaces, sightings
+from sluicegate.control.answers import Ask
+from sluicegate.control.database import CommitUnknown, Database
+from sluicegate.control.fleet import Fleet, Progress
+from sluicegate.control.namespaces import Truth
+from sluicegate.control.orders import PAUSE, Order, order_of
+from sluicegate.control.publisher import Publisher
+from sluicegate.schemas.api import PauseRequest
+from sluicegate.schemas.errors import InvalidInput, Refused, Unavailable
+from sluicegate.schemas.holds import Change, Hold, HoldKey, expire, place, release
+from sluicegate.schemas.modes import Mode
+from sluicegate.schemas.progress import UNAVAILABLE, Metrics
+from sluicegate.schemas.snapshots import Edition
+from sluicegate.schemas.times import to_wire_or_none
+
+MAX_LOOKS = 5
+"""How often a resume looks at the fleet again because the state changed meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """A refusal that is on record: raised after its transaction is committed."""
+
+    error: Refused
+
+
+class _Outdated(Exception):
+    """The state changed between the look at the fleet and the lock."""
+
+
+class Pausing:
+    """Pause, resume, expire and read one namespace. Thread-safe; several replicas may run at once."""
+
+    def __init__(self, *, database: Database, publisher: Publisher, fleet: Fleet, namespace: str) -> None:
+        self._database = database
+        self._publisher = publisher
+        self._fleet = fleet
+        self._namespace = namespace
+
+    def read(self) -> dict[str, Any]:
+        """`GET /api/system/worker-pause` (R-A6). Raises Unavailable, NotMigrated."""
+        progress, tail = self._look()
+        return {
+            "system": bodies.system(progress.truth),
+            "metrics": progress.metrics.to_wire(),
+            "audit": {"latest": tail},
+        }
+
+    def workers(self) -> dict[str, Any]:
+        """`GET /api/workers`. Raises Unavailable, NotMigrated."""
+        progress, _ = self._look()
+        return {"workers": [worker.to_wire() for worker in progress.workers]}
+
+    def change(self, request: PauseRequest, actor: str) -> dict[str, Any]:
+        """`POST /api/system/worker-pause`: pauses or resumes (R-A4 to R-A8), and says what it did.
+
+        Raises InvalidInput (nothing changed), Refused (on record), Unavailable (nothing stored, as far as
+        can be found out), NotMigrated.
+        """
+        order = order_of(request)
+        ask = Ask.of(actor, request.idempotency_key, order.to_wire())
+        can_publish = self._meet_what_is_published()
+        done = self._carry_out(order, ask)
+        edition = Edition(done["system"]["epoch"], done["system"]["version"])
+        # With Redis away, another second of waiting would tell nothing new: the loop publishes it.
+        published = can_publish and self._publisher.publish_now(edition)
+        return {
+            "outcome": done["outcome"],
+            "system": done["system"],
+            "metrics": self._metrics_after().to_wire(),
+            "audit": done["audit"],
+            "published": published,
+            "remaining": done["remaining"],
+        }
+
+    def expire_due(self) -> int:
+        """Releases the holds whose time has run out, one a transaction; how many. Raises Unavailable.
+
+        With several replicas, the row lock lets exactly one release each.
+        """
+        count = 0
+        while self._has_due():
+            edition = self._expire_one()
+            if edition is None:
+                break
+            count += 1
+            self._publisher.publish_now(edition)
+        return count
+
+    def _look(self) -> tuple[Progress, list[dict[str, Any]]]:
+        with self._database.transaction() as connection:
+            truth = namespaces.read(connection, self._namespace) or namespaces.lock(connection, self._namespace)
+            remembered = sightings.read(connection, self._namespace)
+            tail = events.latest(connection, self._namespace)
+        return self._fleet.progress(truth, remembered), tail
+
+    def _metrics_after(self) -> Metrics:
+        try:
+            return self._look()[0].metrics
+        except Unavailable:
+            # The order is stored: that must not be answered with an error because a figure cannot be had.
+            return UNAVAILABLE
+
+    def _meet_what_is_published(self) -> bool:
+        try:
+            self._publisher.check()
+        except Unavailable:
+            # Redis is away: the order is taken all the same, and the loop meets what is there before it
+            # publishes. (Postgres away shows itself in the next step.)
+            return False
+        return True
+
+    def _carry_out(self, order: Order, ask: Ask) -> dict[str, Any]:
+        for look in range(MAX_LOOKS):
+            # Only a resume asks whether work is left, and it must have asked about the state that it ends.
+            progress = None if order.action == PAUSE else self._look()[0]
+            try:
+                is_last = look == MAX_LOOKS - 1
+                done = self._once(ask, partial(self._do, order=order, ask=ask, progress=progress, is_last=is_last))
+            except _Outdated:
+                continue
+            if isinstance(done, _Refusal):
+                raise done.error
+            return done
+        raise Unavailable("the state changes all the time")
+
+    def _once(self, ask: Ask, work: Callable[[Connection], dict[str, Any] | _Refusal]) -> dict[str, Any] | _Refusal:
+        """Does `work` in a transaction; if the commit's answer was lost, the key tells what became of it."""
+        try:
+            with self._database.transaction() as connection:
+                return work(connection)
+        except CommitUnknown:
+            with self._database.transaction() as connection:
+                # The lock waits for a commit that is still under way on a connection we lost.
+                namespaces.lock(connection, self._namespace)
+                stored = answers.find(connection, self._namespace, ask)
+            if stored is None:
+                raise
+            return stored
+
+    def _do(
+        self, connection: Connection, order: Order, ask: Ask, progress: Progress | None, is_last: bool
+    ) -> dict[str, Any] | _Refusal:
+        truth = namespaces.lock(connection, self._namespace)
+        stored = answers.find(connection, self._namespace, ask)
+        if stored is not None:
+            return stored
+        if progress is None:
+            change = self._placed(order, truth, ask.actor)
+        else:
+            if progress.truth.edition != truth.edition and not is_last:
+                raise _Outdated
+            refusal = _refusal(order, truth, progress)
+            if refusal is not None:
+                event = _event(order, truth, None, ask.actor, events.REFUSED, {"why": str(refusal), **refusal.details})
+                events.record(connection, self._namespace, event)
+                return _Refusal(refusal)
+            key = HoldKey(scope=order.scope)
+            change = release(truth.holds, key, actor=ask.actor, reason=order.reason, now=truth.now)
+        outcome = events.NOOP if change.is_noop else events.APPLIED
+        after = namespaces.store(connection, truth, change, _event(order, truth, change, ask.actor, outcome, {}))
+        answer = {
+            "outcome": outcome,
+            "system": bodies.system(after),
+            "audit": {"latest": events.latest(connection, self._namespace)},
+            "remaining": [] if order.action == PAUSE else bodies.at_scope(after.holds, order.scope),
+        }
+        answers.keep(connection, self._namespace, ask, answer, truth.now)
+        return answer
+
+    def _placed(self, order: Order, truth: Truth, actor: str) -> Change:
+        # Judged here, not with the other fields: only the database's clock counts, and a repeated request
+        # is answered as the first was even after its hold has expired.
+        if order.expires_at is not None and order.expires_at <= truth.now:
+            raise InvalidInput("expiresAt", "must be in the future")
+        wish = Hold(
+            id=uuid4(),
+            scope=order.scope,
+            mode=order.mode or Mode.DRAIN,
+            reason=order.reason,
+            actor=actor,
+            created_at=truth.now,
+            expires_at=order.expires_at,
+        )
+        return place(truth.holds, wish)
+
+    def _has_due(self) -> bool:
+        with self._database.transaction() as connection:
+            truth = namespaces.read(connection, self._namespace)
+        return truth is not None and not expire(truth.holds, now=truth.now).is_noop
+
+    def _expire_one(self) -> Edition | None:
+        with self._database.transaction() as connection:
+            truth = namespaces.lock(connection, self._namespace)
+            change = expire(truth.holds, now=truth.now)
+            if change.is_noop or change.hold is None:
+                return None  # another replica was first
+            event = events.Event(
+                action="hold_expired",
+                outcome=events.APPLIED,
+                actor=events.SYSTEM,
+                at=truth.now,
+                edition=Edition(truth.epoch, change.holds.version),
+                version=change.holds.version,
+                reason=change.hold.reason,
+                details={"expiresAt": to_wire_or_none(change.hold.expires_at), "change": str(change.kind)},
+                **events.about(change.hold),
+            )
+            return namespaces.store(connection, truth, change, event).edition
+
+
+def _refusal(order: Order, truth: Truth, progress: Progress) -> Refused | None:
+    """Why this resume may not be done now; None where it may (R-A7)."""
+    manual = truth.holds.find(HoldKey(scope=order.scope))
+    others = bodies.at_scope(truth.holds, order.scope)
+    if manual is None:
+        if not others:
+            return None  # nothing holds: resuming it is no mistake, and changes nothing
+        message = f"no manual hold to resume; still held by: {', '.join(others)}"
+        return Refused(message, {"remaining": others})
+    if manual.mode is not Mode.DRAIN or order.is_forced or _is_drained(progress, truth):
+        return None
+    metrics = progress.metrics.to_wire()
+    return Refused("not drained yet: wait, or resume with forceResume", {"metrics": metrics, "remaining": others})
+
+
+def _is_drained(progress: Progress, truth: Truth) -> bool:
+    return progress.truth.edition == truth.edition and progress.metrics.is_drained
+
+
+def _event(
+    order: Order, truth: Truth, change: Change | None, actor: str, outcome: str, details: dict[str, Any]
+) -> events.Event:
+    """What goes on record about `order`; `change` None for one that was refused."""
+    is_applied = outcome == events.APPLIED
+    version = change.holds.version if change is not None and is_applied else None
+    hold = change.hold if change is not None else None
+    known = events.about(hold) or {"scope": str(order.scope), "cause": "manual", "source": ""}
+    known.setdefault("mode", None if order.mode is None else order.mode.word)
+    extra: dict[str, Any] = {} if change is None else {"change": str(change.kind)}
+    if order.action != PAUSE:
+        extra["forceResume"] = order.is_forced
+    if order.expires_at is not None:
+        extra["expiresAt"] = to_wire_or_none(order.expires_at)
+    return events.Event(
+        action=order.action,
+        outcome=outcome,
+        actor=actor,
+        at=truth.now,
+        edition=truth.edition if version is None else Edition(truth.epoch, version),
+        version=version,
+        reason=order.reason,
+        details=extra | details,
+        **known,
+    )

@@ -1,0 +1,49 @@
+"""Postgres itself: how its address is spelled, and what its errors mean to us."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from sluicegate.schemas.errors import InvalidSetting, NotMigrated, Unavailable
+
+CONNECT_TIMEOUT_S = 2
+
+# What Postgres raises where a table, a column or a sequence of ours is not there.
+_MISSING = frozenset({"42P01", "42703"})
+
+
+def parse_url(database_url: str, setting: str = "SLUICEGATE_DATABASE_URL") -> URL:
+    """`database_url` for psycopg 3; raises InvalidSetting, which never repeats the URL: it has a password."""
+    try:
+        url = make_url(database_url)
+    except (ArgumentError, ValueError):
+        raise InvalidSetting(setting, "is not a URL such as postgresql://USER:PASSWORD@HOST:PORT/DATABASE") from None
+    if url.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
+        raise InvalidSetting(setting, f"is for {url.drivername!r}; use postgresql://…")
+    return url.set(drivername="postgresql+psycopg")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turns what SQLAlchemy raises into Unavailable or NotMigrated: one line, and no SQL in it."""
+    try:
+        yield
+    except PoolTimeout:
+        raise Unavailable("Postgres: all connections are busy") from None
+    except DBAPIError as error:
+        code = getattr(error.orig, "sqlstate", None)
+        if code in _MISSING:
+            raise NotMigrated("the database has no sluicegate tables: run `sluicegate db upgrade`") from None
+        raise Unavailable(f"Postgres: {first_line(error.orig)}") from error
+    except SQLAlchemyError as error:
+        raise Unavailable(f"Postgres: {first_line(error)}") from error
+
+
+def first_line(error: object) -> str:
+    """What an operator needs of a driver's message, which may go on with SQL and addresses."""
+    return (str(error).strip().splitlines() or ["no answer"])[0]

@@ -1,0 +1,159 @@
+"""The database's tables, declared once: the stores query them, the migrations are tested against them."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Sequence,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+METADATA = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+MOMENT = DateTime(timezone=True)
+
+BEATS = Sequence("snapshot_beats", metadata=METADATA, data_type=BigInteger)
+"""Counts publications of all namespaces; gaps mean nothing, it only ever goes up."""
+
+NAMESPACES = Table(
+    "namespaces",
+    METADATA,
+    Column("namespace", Text, primary_key=True),
+    Column("epoch", Integer, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("updated_at", MOMENT, nullable=False),
+    CheckConstraint("epoch between 1 and 65535", name="epoch_fits_the_cell"),
+    CheckConstraint("version between 1 and 17592186044415", name="version_fits_the_cell"),
+)
+"""One row per fleet. Every change locks it, so that versions are handed out one at a time."""
+
+HOLDS = Table(
+    "holds",
+    METADATA,
+    Column("id", Uuid, primary_key=True),
+    Column("namespace", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("created_at", MOMENT, nullable=False),
+    Column("expires_at", MOMENT),
+    Column("deadline", MOMENT),
+    # Then is a word of SQL: SQLAlchemy quotes it.
+    Column("then", Text),
+    Column("released_at", MOMENT),
+    Column("released_by", Text),
+    Column("released_reason", Text),
+    Column("updated_at", MOMENT, nullable=False),
+    CheckConstraint("mode in ('drain', 'quiesce')", name="mode_is_known"),
+    CheckConstraint(
+        "num_nulls(released_at, released_by, released_reason) in (0, 3)",
+        name="released_at_by_and_why_together",
+    ),
+    Index(
+        "uq_holds_active",
+        "namespace",
+        "scope",
+        "cause",
+        "source",
+        unique=True,
+        postgresql_where=text("released_at is null"),
+    ),
+)
+"""Every hold there ever was; those with `released_at` null are in force."""
+
+CONTROL_EVENTS = Table(
+    "control_events",
+    METADATA,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    # Null: about the whole database, not one fleet (a token, for one).
+    Column("namespace", Text),
+    Column("epoch", Integer, nullable=False),
+    # The version that this event made; null where it changed no hold.
+    Column("version", BigInteger),
+    Column("action", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("scope", Text),
+    Column("cause", Text),
+    Column("source", Text),
+    Column("mode", Text),
+    Column("reason", Text),
+    Column("actor", Text, nullable=False),
+    Column("hold_id", Uuid),
+    Column("details", JSONB, nullable=False),
+    Column("created_at", MOMENT, nullable=False),
+    CheckConstraint("outcome in ('applied', 'noop', 'refused', 'denied')", name="outcome_is_known"),
+    CheckConstraint("version is null or outcome = 'applied'", name="only_applied_events_make_versions"),
+    Index(
+        "uq_control_events_version",
+        "namespace",
+        "epoch",
+        "version",
+        unique=True,
+        postgresql_where=text("outcome = 'applied'"),
+    ),
+    Index("ix_control_events_namespace_created_at", "namespace", "created_at"),
+)
+"""The audit. A trigger refuses UPDATE, DELETE and TRUNCATE."""
+
+IDEMPOTENCY_KEYS = Table(
+    "idempotency_keys",
+    METADATA,
+    Column("namespace", Text, primary_key=True),
+    Column("actor", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", Text, nullable=False),
+    Column("answer", JSONB, nullable=False),
+    Column("created_at", MOMENT, nullable=False),
+    Index("ix_idempotency_keys_created_at", "created_at"),
+)
+"""What each request of an actor was answered, for a day, so that a repeated one does nothing twice."""
+
+TOKENS = Table(
+    "tokens",
+    METADATA,
+    Column("digest", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("right", Text, nullable=False),
+    Column("created_at", MOMENT, nullable=False),
+    Column("revoked_at", MOMENT),
+    CheckConstraint("\"right\" in ('viewer', 'operator', 'admin')", name="right_is_known"),
+    Index("uq_tokens_name", "name", unique=True, postgresql_where=text("revoked_at is null")),
+)
+"""Who may ask, by the SHA-256 (hex) of a secret that is stored nowhere. `name` is the actor."""
+
+WORKERS = Table(
+    "workers",
+    METADATA,
+    Column("namespace", Text, primary_key=True),
+    Column("nodename", Text, primary_key=True),
+    Column("incarnation", Text, nullable=False),
+    # The last heartbeat in its wire form (schemas.beats).
+    Column("beat", JSONB, nullable=False),
+    # By the Redis server's clock.
+    Column("last_seen_at", MOMENT, nullable=False),
+    Column("forgotten_at", MOMENT),
+    Column("forgotten_by", Text),
+    Column("forgotten_reason", Text),
+)
+"""The last that was heard of each worker, so that a wiped Redis does not make it look gone."""

@@ -1,0 +1,130 @@
+"""The Celery app of the fleet under test, set up by its environment, and the tasks that it runs.
+
+Each task takes the time as its very first statement and writes it down itself: what the checker reads does
+not depend on Celery's bookkeeping, on the gate's, nor on anybody's clock but the one of the host.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import signal
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+from celery import Celery, Task, signals
+
+from tests.fleet.records import Event, Record, Writer, microseconds
+
+BROKER = "FLEET_BROKER_URL"
+QUEUE = "FLEET_QUEUE"
+RECORDS = "FLEET_RECORDS"
+PLUGIN = "FLEET_PLUGIN"
+ACKS_LATE = "FLEET_ACKS_LATE"
+PREFETCH = "FLEET_PREFETCH"
+VISIBILITY_S = "FLEET_VISIBILITY_TIMEOUT_S"
+SLOW_START_MS = "FLEET_SLOW_START_MS"
+
+MODULE = __name__
+PR_SET_PDEATHSIG = 1
+
+
+def make(environ: dict[str, str]) -> Celery:
+    """The app as `environ` describes it; a sender needs the same broker and queue, and no plugin."""
+    fleet = Celery("fleet", broker=environ.get(BROKER, "redis://127.0.0.1:6379/0"), set_as_current=False)
+    fleet.conf.update(
+        task_acks_late=environ.get(ACKS_LATE) == "1",
+        task_default_queue=environ.get(QUEUE, "celery"),
+        task_ignore_result=True,
+        worker_prefetch_multiplier=int(environ.get(PREFETCH, "4")),
+        worker_hijack_root_logger=True,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={"visibility_timeout": int(environ.get(VISIBILITY_S, "3600"))},
+    )
+    return fleet
+
+
+app = make(dict(os.environ))
+_writer = Writer(Path(os.environ.get(RECORDS, os.devnull)))
+
+
+@signals.worker_process_init.connect(weak=False)
+def die_with_the_worker(**_: Any) -> None:
+    """A pool child whose worker was killed must not outlive the test that killed it."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+@signals.task_prerun.connect(weak=False)
+def dawdle(**_: Any) -> None:
+    """What some apps do before each task, such as opening a connection: a child that has its task starts late."""
+    if delay_ms := int(os.environ.get(SLOW_START_MS, "0")):
+        time.sleep(delay_ms / 1000)
+
+
+def _record(task: Task[Any, Any], event: Event, at: float, seq: int, note: str = "") -> None:
+    _writer.write(
+        Record(
+            event=event,
+            at_us=microseconds(at),
+            task_id=str(task.request.id),
+            seq=seq,
+            pid=os.getpid(),
+            nodename=str(task.request.hostname),
+            note=note,
+        )
+    )
+
+
+@app.task(bind=True, name="fleet.nap")
+def nap(self: Task[Any, Any], seq: int, seconds: float) -> None:
+    """Take `seconds`."""
+    started = time.time()
+    _record(self, Event.START, started, seq)
+    time.sleep(seconds)
+    _record(self, Event.END, time.time(), seq)
+
+
+@app.task(bind=True, name="fleet.limited", rate_limit="10/s")
+def limited(self: Task[Any, Any], seq: int) -> None:
+    """Do nothing, but at most ten times a second on one worker."""
+    started = time.time()
+    _record(self, Event.START, started, seq)
+    _record(self, Event.END, time.time(), seq)
+
+
+@app.task(bind=True, name="fleet.stubborn", max_retries=None)
+def stubborn(self: Task[Any, Any], seq: int, retries: int, countdown_s: float) -> None:
+    """Ask for `retries` more runs, each after `countdown_s`, then be done."""
+    started = time.time()
+    _record(self, Event.START, started, seq)
+    if self.request.retries < retries:
+        _record(self, Event.RETRY, time.time(), seq)
+        raise self.retry(countdown=countdown_s)
+    _record(self, Event.END, time.time(), seq, note=str(self.request.retries))
+
+
+@app.task(bind=True, name="fleet.digest")
+def digest(self: Task[Any, Any], seq: int, path: str) -> None:
+    """Compress a file and write down the SHA-256 of what comes out."""
+    started = time.time()
+    _record(self, Event.START, started, seq)
+    _record(self, Event.END, time.time(), seq, note=digest_of(path))
+
+
+@app.task(name="fleet.noop")
+def noop() -> None:
+    """Nothing at all: what is left is Celery's own cost."""
+
+
+def digest_of(path: str) -> str:
+    """The SHA-256, in hex, of the file at `path` as zlib compresses it at its highest level."""
+    return hashlib.sha256(zlib.compress(Path(path).read_bytes(), 9)).hexdigest()
+
+
+if os.environ.get(PLUGIN) == "1":
+    import sluicegate
+
+    sluicegate.install(app)

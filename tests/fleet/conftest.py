@@ -1,0 +1,38 @@
+"""One stack for each test process; every test gets it whole and running, whatever the one before did to it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sluicegate.control.client import Client
+from sluicegate.control.stack import Stack
+from sluicegate.schemas.settings import TOKEN
+
+
+@pytest.fixture(scope="session")
+def one_stack() -> Iterator[Stack]:
+    with tempfile.TemporaryDirectory(prefix="sluicegate-stack-", ignore_cleanup_errors=True) as directory:
+        with Stack(Path(directory), durable=False) as stack:
+            yield stack
+
+
+@pytest.fixture
+def stack(one_stack: Stack) -> Iterator[Stack]:
+    """Postgres, Valkey and the control plane, running, with nothing held. A test may break any of them."""
+    _heal(one_stack)
+    yield one_stack
+    _heal(one_stack)
+
+
+def _heal(stack: Stack) -> None:
+    stack.postgres.start()
+    stack.valkey.thaw()
+    stack.valkey.start()
+    stack.start_control()
+    with Client(stack.url, stack.environ[TOKEN.name]) as client:
+        if client.read().body.system.workers_paused:
+            client.resume(reason="the test is over", force=True)

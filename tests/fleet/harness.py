@@ -1,0 +1,482 @@
+"""Real workers on a real stack: started, fed, paused, killed, watched, and cleared away whatever happens.
+
+A `Fleet` owns its worker processes, its queue and its records file; the `Stack` (Postgres, Valkey, control
+plane) is the caller's and may serve many fleets, one after the other. Nothing here sleeps to let something
+happen: every wait has a condition and a deadline (`waiting.until`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+import redis
+from celery import Celery
+
+from sluicegate.control.client import Client
+from sluicegate.control.embedded.process import ServerProcess
+from sluicegate.control.stack import Stack
+from sluicegate.schemas import settings
+from sluicegate.schemas.api import ChangeAnswer
+from tests.fleet import app as fleet_app
+from tests.fleet import broker
+from tests.fleet.broker import Contents
+from tests.fleet.checker import Call, Drained, Evidence, Sent, Verdict, check
+from tests.fleet.records import Reader, Record, microseconds
+from tests.fleet.waiting import until
+from tests.fleet.watch import Watch, Word, by_redis
+
+ROOT = Path(__file__).resolve().parents[2]
+READY_WITHIN_S = 40.0
+GONE_WITHIN_S = 15.0
+LOG_LINES_SHOWN = 60
+_numbers = itertools.count(1)
+
+
+@dataclass(slots=True)
+class Worker:
+    """One worker: its name, how it was started, and the process of its present life."""
+
+    nodename: str
+    command: Sequence[str]
+    environ: Mapping[str, str]
+    log: Path
+    slots: int
+    process: ServerProcess
+
+    @property
+    def pid(self) -> int:
+        """Of the worker's parent process, which leads a process group of its own."""
+        return self.process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """False once the parent process has ended."""
+        return self.process.is_running
+
+    def send(self, signum: signal.Signals) -> None:
+        """Signal the parent process alone."""
+        self.process.send(signum)
+
+    def kill(self) -> None:
+        """SIGKILL to the parent and all its children at once; return when they are gone."""
+        _kill_group(self.pid)
+        self.process.stop(signal.SIGKILL)
+        until(f"{self.nodename} is gone", lambda: not _group(self.pid), within_s=GONE_WITHIN_S)
+
+    def stop(self) -> None:
+        """Celery's warm stop: running tasks finish, and it says goodbye. Killed where it takes too long."""
+        self.process.stop(signal.SIGTERM, GONE_WITHIN_S)
+        self.kill()
+
+
+@dataclass(slots=True)
+class Feeder:
+    """Keeps a queue from running dry: sends while fewer than `low` messages lie there, until stopped."""
+
+    fleet: Fleet
+    low: int
+    send: Callable[[int], None]
+    batch: int = 25
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _error: Exception | None = None
+    _thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._run, name="feeder", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._error is not None and error is None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.wait(0.005):
+                if self.fleet.depth() < self.low:
+                    self.send(self.batch)
+        except Exception as error:
+            self._error = error
+
+
+class Fleet:
+    """Workers on `stack` that share a queue; a context manager that leaves nothing behind.
+
+    `plugin=False` is plain Celery. `prefetch` is Celery's multiplier. `environ` is added to what each worker
+    gets; `host` is what stands behind the `@` of nodenames, for those who read them. Where the body of the `with` fails, the ends of all logs go to stderr.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        *,
+        plugin: bool = True,
+        acks_late: bool = False,
+        prefetch: int = 4,
+        visibility_s: int = 3600,
+        host: str | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        number = next(_numbers)
+        self.stack = stack
+        self.plugin = plugin
+        self.prefetch = prefetch
+        self.queue = f"fleet-{os.getpid()}-{number}"
+        self.host = host or self.queue
+        self.directory = Path(tempfile.mkdtemp(prefix="sluicegate-fleet-"))
+        self.records = Reader(self.directory / "records")
+        self.workers: dict[str, Worker] = {}
+        self.sent: list[Sent] = []
+        self.calls: list[Call] = []
+        self.drained: list[Drained] = []
+        self._slots: dict[str, int] = {}
+        self._next_seq = itertools.count()
+        self._watch: Watch | None = None
+        self._client = Client(stack.url, stack.environ[settings.TOKEN.name])
+        broker_url = stack.environ[settings.BROKER_URL.name]
+        self.redis = redis.Redis.from_url(broker_url)
+        self._ours = {
+            fleet_app.BROKER: broker_url,
+            fleet_app.QUEUE: self.queue,
+            fleet_app.RECORDS: str(self.records.path),
+            fleet_app.PLUGIN: "1" if plugin else "0",
+            fleet_app.ACKS_LATE: "1" if acks_late else "0",
+            fleet_app.PREFETCH: str(prefetch),
+            fleet_app.VISIBILITY_S: str(visibility_s),
+        }
+        self._settings = {
+            **{name: stack.environ[name] for name in _WORKER_SETTINGS},
+            settings.STATE_DIR.name: str(self.directory / "state"),
+        }
+        self._extra = dict(environ or {})
+        self.sender: Celery = fleet_app.make(self._ours)
+
+    # --- life ---
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.show_logs()
+        self.close()
+
+    def close(self) -> None:
+        """Kill every process and remove every file and message. A test that wants a goodbye stops its worker."""
+        try:
+            if self._watch is not None:
+                self._watch.__exit__(None, None, None)
+            for worker in self.workers.values():
+                worker.kill()
+        finally:
+            self._client.close()
+            self.sender.close()
+            self._clear_broker()
+            self.redis.close()
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _clear_broker(self) -> None:
+        try:
+            self.redis.flushdb()
+        except redis.RedisError:
+            pass  # the broker is gone, and its messages with it
+
+    def show_logs(self) -> None:
+        """The end of every log, to stderr, where pytest keeps it for a failed test."""
+        logs = [*sorted(self.directory.glob("*.log")), self.stack.control_log]
+        for log in (log for log in logs if log.exists()):
+            lines = log.read_text(errors="replace").splitlines()
+            print(f"--- {log.name} ({len(lines)} lines)", *lines[-LOG_LINES_SHOWN:], sep="\n", file=sys.stderr)
+
+    # --- workers ---
+
+    def start(
+        self,
+        name: str = "w1",
+        *,
+        slots: int = 2,
+        module: str = fleet_app.MODULE,
+        environ: Mapping[str, str] | None = None,
+        arguments: Sequence[str] = ("--without-mingle", "--without-gossip"),
+        wait: bool = True,
+    ) -> Worker:
+        """Start worker `name` (or again, after it ended); `wait`: return once Celery says that it is ready."""
+        nodename = f"{name}@{self.host}"
+        command = [sys.executable, "-m", "celery", "-A", module, "worker"]
+        command += ["-P", "prefork", "-c", str(slots), "-n", nodename, "-Q", self.queue, "-l", "INFO", *arguments]
+        full = {**_inherited(), **self._settings, **self._ours, **self._extra, **(environ or {})}
+        log = self.directory / f"{name}.log"
+        worker = Worker(nodename, command, full, log, slots, self._spawn(command, log, full))
+        self.workers[name] = worker
+        self._slots[nodename] = slots
+        if wait:
+            self.wait_ready(name)
+        return worker
+
+    def restart(self, name: str = "w1", *, wait: bool = True) -> Worker:
+        """Start a worker that has ended as it was started before: a new incarnation of the same name."""
+        worker = self.workers[name]
+        worker.process = self._spawn(worker.command, worker.log, worker.environ)
+        if wait:
+            self.wait_ready(name)
+        return worker
+
+    def wait_ready(self, *names: str) -> None:
+        """Return once Celery says of each worker's present life that it is ready."""
+        for name in names or self.workers:
+            worker = self.workers[name]
+
+            def is_ready(worker: Worker = worker) -> bool:
+                if not worker.is_running:
+                    raise AssertionError(f"{worker.nodename} ended: {worker.process.output[-2000:]}")
+                return f"{worker.nodename} ready." in worker.process.output
+
+            until(f"{worker.nodename} is ready", is_ready, within_s=READY_WITHIN_S, every_s=0.05)
+
+    def _spawn(self, command: Sequence[str], log: Path, environ: Mapping[str, str]) -> ServerProcess:
+        # Tied to this process: a test run that is killed takes its workers along.
+        return ServerProcess(command, log, signal.SIGKILL, environ=environ)
+
+    def ping(self, name: str = "w1") -> bool:
+        """Does the worker answer Celery's own ping? Over a new connection: a pooled one may have been cut."""
+        with self.sender.connection_for_write() as connection:
+            return bool(
+                self.sender.control.ping([self.workers[name].nodename], timeout=0.5, connection=connection)
+            )
+
+    def run(self, command: Sequence[str], *, within_s: float = 30.0) -> subprocess.CompletedProcess[str]:
+        """Run a command with the workers' environment, and return when it has ended."""
+        environ = {**_inherited(), **self._settings, **self._ours, **self._extra}
+        return subprocess.run(
+            command, env=environ, capture_output=True, text=True, timeout=within_s, cwd=self.directory, check=False
+        )
+
+    # --- work ---
+
+    def send(self, task: str, *args: object, countdown_s: float | None = None, waits: bool = False) -> int:
+        """Send one task, its number first among its arguments; the number."""
+        seq = next(self._next_seq)
+        with self.sender.producer_pool.acquire(block=True) as producer:
+            self.sender.send_task(f"fleet.{task}", args=(seq, *args), countdown=countdown_s, producer=producer)
+        is_waiting = waits or countdown_s is not None
+        self.sent.append(Sent(seq=seq, at_us=microseconds(time.time()), waits=is_waiting))
+        return seq
+
+    def send_naps(self, count: int, seconds: float | Callable[[], float]) -> list[int]:
+        """Send `count` naps of `seconds` each (or as long as `seconds()` says); their numbers."""
+        numbers = list(itertools.islice(self._next_seq, count))
+        with self.sender.producer_pool.acquire(block=True) as producer:
+            for seq in numbers:
+                length = seconds() if callable(seconds) else seconds
+                self.sender.send_task("fleet.nap", args=(seq, length), producer=producer)
+                self.sent.append(Sent(seq=seq, at_us=microseconds(time.time())))
+        return numbers
+
+    def turn_page(self) -> None:
+        """Forget all evidence so far, with nothing left to run: a long run is judged chapter by chapter."""
+        self.sent.clear()
+        self.calls.clear()
+        self.drained.clear()
+        self.records.forget()
+        self.watch().forget()
+
+    def depth(self) -> int:
+        """How many messages wait in the queue."""
+        return broker.depth(self.redis, self.queue)
+
+    def contents(self) -> Contents:
+        """What lies in the broker."""
+        return broker.read(self.redis, self.queue)
+
+    def started(self) -> set[int]:
+        """The numbers of the tasks that have started."""
+        return {record.seq for record in self.read_records() if record.event == "start"}
+
+    def ended(self) -> set[int]:
+        """The numbers of the tasks that are done."""
+        return {record.seq for record in self.read_records() if record.event == "end"}
+
+    def running(self) -> set[int]:
+        """The numbers of the tasks that have started and neither ended nor died with their process."""
+        begun = {}
+        for record in self.read_records():
+            if record.event == "start":
+                begun[record.seq, record.pid] = record.pid
+            else:
+                begun.pop((record.seq, record.pid), None)
+        return {seq for (seq, pid) in begun if psutil.pid_exists(pid)}
+
+    def read_records(self) -> list[Record]:
+        """Everything that tasks have written so far."""
+        return self.records.read()
+
+    def wait_started(self, count: int, *, within_s: float = 30.0) -> None:
+        """Return once `count` tasks have started."""
+        until(f"{count} tasks have started", lambda: len(self.started()) >= count, within_s=within_s)
+
+    def wait_done(self, *, within_s: float = 60.0) -> None:
+        """Return once every task that was sent is done, and the broker knows it."""
+        until(
+            "every task is done",
+            lambda: {sent.seq for sent in self.sent} <= self.ended() and not self.contents().unacked,
+            within_s=within_s,
+            every_s=0.02,
+        )
+
+    # --- orders ---
+
+    @property
+    def client(self) -> Client:
+        """The control plane, as the owner."""
+        return self._client
+
+    def pause(self, reason: str = "test", *, mode: str = "drain") -> Call:
+        """Order a pause; its call, with the time taken just before it."""
+        at_us = microseconds(time.time())
+        return self._noted(at_us, self._client.pause(mode=mode, reason=reason).body)
+
+    def resume(self, reason: str = "test", *, force: bool = True) -> Call:
+        """Order the resume."""
+        at_us = microseconds(time.time())
+        return self._noted(at_us, self._client.resume(reason=reason, force=force).body)
+
+    def _noted(self, at_us: int, answer: ChangeAnswer) -> Call:
+        system = answer.system
+        call = Call(at_us=at_us, edition=(system.epoch, system.version), is_paused=system.workers_paused)
+        self.calls.append(call)
+        return call
+
+    def watch(self) -> Watch:
+        """The thread that collects acknowledgements; it starts when first asked for."""
+        if self._watch is None:
+            environ = self.stack.environ
+            nodenames = [f"{name}@{self.host}" for name in ("w1", "w2", "w3", "w4")]
+            look = by_redis(environ[settings.REDIS_URL.name], environ[settings.NAMESPACE.name], nodenames)
+            self._watch = Watch(look).__enter__()
+        return self._watch
+
+    def words(self, *names: str) -> list[Word]:
+        """The last word of each named worker (all: no names) that has said something."""
+        seen = self.watch().words()
+        nodenames = [self.workers[name].nodename for name in names or self.workers]
+        return [seen[nodename] for nodename in nodenames if nodename in seen]
+
+    def wait_open(self, *names: str, within_s: float = 20.0) -> None:
+        """Return once every worker says that it runs, by the newest order."""
+        self._wait_state("running", names, within_s)
+
+    def wait_acknowledged(self, *names: str, within_s: float = 20.0) -> None:
+        """Return once every worker says that nothing more can start there, by the newest order."""
+        self._wait_state("paused", names, within_s)
+
+    def _wait_state(self, state: str, names: Iterable[str], within_s: float) -> None:
+        wanted = list(names or self.workers)
+        newest = self.calls[-1].edition if self.calls else (1, 1)
+
+        def has_come() -> bool:
+            words = self.words(*wanted)
+            fine = [word for word in words if word.state == state and word.edition >= newest]
+            return len(fine) == len(wanted)
+
+        try:
+            until(f"{', '.join(wanted)} {state} with {newest}", has_come, within_s=within_s, every_s=0.002)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; they say: {self.words(*wanted)}") from None
+
+    def wait_drained(self, *, within_s: float = 30.0) -> Drained:
+        """Return once every worker has acknowledged and runs nothing; what the broker held then."""
+        self.wait_acknowledged(within_s=within_s)
+        until("nothing runs", lambda: not self.running(), within_s=within_s, every_s=0.002)
+        # A task acknowledged late leaves the broker a moment after it is counted as done, and a message that
+        # was under way when a worker stopped consuming comes back a moment after: both are given time to show.
+        deadline = time.monotonic() + 2
+        while not self._is_accounted(drained := self._look()) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        self.drained.append(drained)
+        return drained
+
+    def _look(self) -> Drained:
+        # The time is taken first: what was sent before it must be there, what is sent after it may be.
+        at_us = microseconds(time.time())
+        return Drained(at_us=at_us, contents=self.contents())
+
+    def _is_accounted(self, drained: Drained) -> bool:
+        queued = {message.seq for message in drained.contents.queued}
+        sent = {sent.seq for sent in list(self.sent) if sent.at_us <= drained.at_us}
+        return not drained.contents.unacked and sent <= queued | self.ended()
+
+    # --- judgement ---
+
+    def evidence(self) -> Evidence:
+        """All that is known so far, for the checker."""
+        return Evidence(
+            sent=list(self.sent),
+            records=list(self.read_records()),
+            final=self.contents(),
+            slots=dict(self._slots),
+            prefetch=self.prefetch,
+            calls=list(self.calls),
+            sightings=self.watch().sightings() if self.plugin else (),
+            drained=list(self.drained),
+        )
+
+    def check(self) -> Verdict:
+        """The checker's verdict on everything so far."""
+        return check(self.evidence())
+
+
+_WORKER_SETTINGS = [
+    settings.REDIS_URL.name,
+    settings.BROKER_URL.name,
+    settings.PUBLIC_KEYS.name,
+    settings.NAMESPACE.name,
+    settings.URL.name,
+    settings.TOKEN.name,
+]
+
+
+def _inherited() -> dict[str, str]:
+    """Our environment for a child that works elsewhere: our modules can be found, nobody's settings leak in."""
+    ours = {n: v for n, v in os.environ.items() if not n.startswith(("SLUICEGATE_", "FLEET_", "CELERY_"))}
+    path = [str(ROOT), *(os.path.abspath(entry) for entry in ours.get("PYTHONPATH", "").split(os.pathsep) if entry)]
+    return {**ours, "PYTHONPATH": os.pathsep.join(dict.fromkeys(path)), "PYTHONUNBUFFERED": "1"}
+
+
+def _group(leader: int) -> list[psutil.Process]:
+    """The living processes of the group that `leader` leads; one that nobody has buried yet is not living."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+def _kill_group(leader: int) -> None:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # all gone already

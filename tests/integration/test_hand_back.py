@@ -1,0 +1,396 @@
+"""Messages come back to the head of their own queue, in their order, exactly once (R-B2, S5, S6).
+
+Real kombu on a real Valkey; what stands in for Celery is only what `Hands` touches of a worker.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from kombu import Connection, Consumer, Exchange, Queue
+from kombu.asynchronous.semaphore import LaxBoundedSemaphore
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from sluicegate.control.embedded import EmbeddedValkey
+from sluicegate.schemas.holds import Hold, Holds
+from sluicegate.schemas.modes import Mode
+from sluicegate.schemas.scopes import GLOBAL, Claim
+from sluicegate.schemas.snapshots import Snapshot
+from sluicegate.workers.celery_inside import Hands
+from sluicegate.workers.cell import Cell
+from sluicegate.workers.gate import Gate
+from tests.fleet.waiting import until
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+class Parcel:
+    """A request, as far as the hand-back looks at one."""
+
+    def __init__(self, message: Any) -> None:
+        self.message = message
+        self.id = str(uuid4())
+        self.acknowledged = False
+        self.events: list[str] = []
+
+    def send_event(self, kind: str, **_: Any) -> None:
+        self.events.append(kind)
+
+
+class Timer:
+    """The event loop's timer: entries are called when the test says so."""
+
+    def __init__(self) -> None:
+        self._queue: list[Any] = []
+        self.due: deque[Any] = deque()
+
+    def call_later(self, delay_s: float, callback: Any) -> None:
+        self.due.append(callback)
+
+
+class Bench:
+    """One worker's hands on a queue of its own."""
+
+    def __init__(self, valkey: EmbeddedValkey, queues: list[Queue] | None = None, **options: Any) -> None:
+        self.name = f"hands-{uuid4().hex[:8]}"
+        self.queues = queues or [Queue(self.name, Exchange(self.name), routing_key=self.name)]
+        self.redis = Redis.from_url(valkey.url)
+        self.unacked = f"unacked-{self.name}"
+        own = {"unacked_key": self.unacked, "unacked_index_key": f"index-{self.name}"}
+        self.options = {**own, "priority_steps": [0, 3, 6, 9], **options}
+        self.url = valkey.url
+        self.started: list[int] = []
+        self.arrived: list[Parcel] = []
+        self.pool = SimpleNamespace(outbound_buffer=deque(), _cache={}, _pool=[])
+        self.timer = Timer()
+        self.worker: Any = SimpleNamespace(
+            _process_task=self._start,
+            semaphore=LaxBoundedSemaphore(1),
+            hub=self.timer,
+            timer=self.timer,
+            pool=SimpleNamespace(_pool=self.pool),
+        )
+        self.worker._process_task_sem = lambda request: self.worker.semaphore.acquire(
+            self.worker._process_task, request
+        )
+        self.worker.process_task = self.worker._process_task_sem
+        self.hands = Hands(self.worker, Cell())
+        self.gate: Gate[Any] = Gate(self.hands.cell, Claim(), wake=self.hands.wake, on_applied=lambda: None)
+        self.hands.gate = self.gate
+        self.version = 0
+        self.connect()
+
+    def connect(self) -> None:
+        self.connection = Connection(self.url, transport_options=self.options)
+        tasks = Consumer(self.connection.default_channel, self.queues, on_message=self._arrive)
+        tasks.qos(prefetch_count=100)
+        self.consumer = SimpleNamespace(
+            task_consumer=tasks,
+            task_buckets={},
+            timer=self.timer,
+            qos=SimpleNamespace(decrement_eventually=lambda: None),
+            connection_errors=self.connection.connection_errors,
+        )
+        self.hands.attach(self.consumer)
+
+    def close(self) -> None:
+        # What was not handed back must not be restored into the next test's counts.
+        channel: Any = self.connection.default_channel
+        channel.do_restore = False
+        self.connection.release()
+        self.hands._waker_r.close()
+        self.hands._waker_w.close()
+        self.redis.close()
+
+    def send(self, *numbers: int, priority: int = 0) -> None:
+        with Connection(self.url, transport_options=self.options) as connection:
+            producer = connection.Producer()
+            for number in numbers:
+                producer.publish(
+                    number,
+                    exchange=self.queues[0].exchange,
+                    routing_key=self.queues[0].routing_key,
+                    declare=self.queues,
+                    priority=priority,
+                )
+
+    def order(self, *modes: Mode) -> None:
+        self.version += 1
+        holds = frozenset(
+            Hold(id=UUID(int=n), scope=GLOBAL, mode=mode, reason="r", actor="a", created_at=NOW, source=str(n))
+            for n, mode in enumerate(modes)
+        )
+        state = Holds(version=self.version, active=holds)
+        self.gate.put_in_force(Snapshot(namespace="default", epoch=1, holds=state, beat=1, issued_at=NOW))
+
+    def pause(self) -> None:
+        self.order(Mode.DRAIN)
+
+    def resume(self) -> None:
+        self.order()
+
+    def open_and_receive(self, count: int) -> None:
+        self.resume()
+        self.hands.tend()
+
+        def have() -> bool:
+            with suppress(TimeoutError):
+                while len(self.arrived) < count:
+                    self.connection.drain_events(timeout=0.1)
+            return len(self.arrived) >= count
+
+        until(f"{count} messages have arrived", have)
+
+    def waiting(self, queue: str | None = None, priority: int = 0) -> list[int]:
+        """What lies in the list, next to be taken first."""
+        key = (queue or self.name) + (f"\x06\x16{priority}" if priority else "")
+        return [_number(json.loads(raw)) for raw in reversed(self.redis.lrange(key, 0, -1))]
+
+    @property
+    def has_acknowledged(self) -> bool:
+        return self.gate.applied.edition.version == self.version
+
+    def _arrive(self, message: Any) -> None:
+        parcel = Parcel(message)
+        self.arrived.append(parcel)
+        self.worker.process_task(parcel)
+
+    def _start(self, parcel: Parcel) -> None:
+        self.started.append(_number(parcel.message._raw))
+
+
+def _number(raw: dict[str, Any]) -> int:
+    return int(json.loads(b64decode(raw["body"])))
+
+
+@pytest.fixture
+def bench(valkey: EmbeddedValkey) -> Iterator[Bench]:
+    made = Bench(valkey)
+    yield made
+    made.close()
+
+
+def test_what_waits_for_a_slot_goes_back_to_the_head_in_its_order(bench):
+    bench.send(1, 2, 3, 4, 5)
+    bench.open_and_receive(5)
+    bench.send(6, 7)
+    bench.hands._stop_consuming()
+    bench.pause()
+    bench.hands.tend()
+    assert bench.started == [1]
+    assert bench.waiting() == [2, 3, 4, 5, 6, 7]
+    assert bench.redis.hlen(bench.unacked) == 1, "the one that started is still to be acknowledged by Celery"
+    assert bench.has_acknowledged
+    assert [parcel.events for parcel in bench.arrived[1:]] == [["task-rejected"]] * 4
+
+
+def test_nothing_starts_between_the_flip_and_the_hand_back_even_if_a_slot_is_released(bench):
+    bench.send(1, 2, 3)
+    bench.open_and_receive(3)
+    bench.pause()
+    bench.worker.semaphore.release()
+    assert bench.started == [1]
+    bench.hands.tend()
+    assert bench.started == [1]
+    assert bench.waiting() == [2, 3]
+    assert bench.worker.semaphore.value == 1, "the slot is free again"
+
+
+def test_the_message_comes_back_byte_for_byte_as_it_was_sent(bench):
+    bench.send(1, 2)
+    before = bench.redis.lrange(bench.name, 0, -1)
+    bench.open_and_receive(2)
+    bench.pause()
+    bench.hands.tend()
+    assert bench.redis.lrange(bench.name, 0, -1) == [raw for raw in before if _number(json.loads(raw)) == 2]
+
+
+def test_each_priority_has_its_own_list_and_gets_its_own_back(bench):
+    bench.send(1)
+    bench.send(2, 3, priority=3)
+    bench.send(4, priority=9)
+    bench.open_and_receive(4)
+    bench.pause()
+    bench.hands.tend()
+    sent = {0: [1], 3: [2, 3], 9: [4]}
+    (started,) = bench.started
+    assert {p: bench.waiting(priority=p) for p in sent} == {p: [n for n in sent[p] if n != started] for p in sent}
+
+
+def test_two_queues_bound_to_one_key_do_not_get_each_others_copies(valkey):
+    """Kombu's own restore goes through the exchange, and gives a message to both queues: a duplicate."""
+    name = f"twice-{uuid4().hex[:8]}"
+    exchange = Exchange(name)
+    queues = [Queue(f"{name}-{n}", exchange, routing_key=name) for n in (1, 2)]
+    bench = Bench(valkey, queues)
+    try:
+        bench.send(1, 2)
+        bench.open_and_receive(4)
+        bench.pause()
+        bench.hands.tend()
+        lying = bench.waiting(f"{name}-1") + bench.waiting(f"{name}-2")
+        assert sorted(lying + bench.started) == [1, 1, 2, 2]
+    finally:
+        bench.close()
+
+
+def test_a_message_that_someone_else_restored_is_not_pushed_again(valkey):
+    """Its visibility timeout ran out in our hands; another worker's restore put it back already."""
+    bench = Bench(valkey, visibility_timeout=0)
+    try:
+        bench.send(1, 2, 3)
+        bench.open_and_receive(3)
+        tag = bench.arrived[1].message.delivery_tag
+        bench.redis.hdel(bench.unacked, tag)
+        bench.pause()
+        bench.hands.tend()
+        assert bench.waiting() == [3]
+    finally:
+        bench.close()
+
+
+def test_what_the_broker_lost_while_we_held_it_comes_back_from_our_copy(bench):
+    """S5: vanilla Celery would have run it from memory, so losing it would be a loss beyond vanilla's."""
+    bench.send(1, 2, 3)
+    bench.open_and_receive(3)
+    bench.redis.delete(bench.unacked, f"index-{bench.name}", bench.name)
+    bench.pause()
+    bench.hands.tend()
+    assert bench.waiting() == [2, 3]
+
+
+def test_a_message_that_arrives_after_the_hand_back_goes_behind_the_older_ones(bench):
+    bench.send(1, 2, 3)
+    bench.open_and_receive(3)
+    bench.pause()
+    bench.hands.tend()
+    assert bench.waiting() == [2, 3]
+    # The reply of a BRPOP that was sent before the cancel: popped from the queue, and read only now.
+    bench.send(4, 5)
+    popped = next(raw for raw in bench.redis.lrange(bench.name, 0, -1) if _number(json.loads(raw)) == 4)
+    bench.redis.lrem(bench.name, 1, popped)
+    bench.connection.transport._deliver(json.loads(popped), bench.name)
+    bench.hands.tend()
+    assert bench.waiting() == [2, 3, 4, 5]
+    assert bench.started == [1]
+
+
+def test_our_own_brpop_that_catches_what_we_handed_back_gives_it_back_in_front(bench):
+    """The server serves a blocked BRPOP with the head of what the script pushed."""
+    bench.send(1, 2, 3)
+    bench.open_and_receive(3)
+    bench.pause()
+    bench.hands.tend()
+    caught = bench.redis.rpop(bench.name)
+    assert _number(json.loads(caught)) == 2
+    bench.connection.transport._deliver(json.loads(caught), bench.name)
+    bench.hands.tend()
+    assert bench.waiting() == [2, 3]
+
+
+def test_a_late_message_goes_to_the_head_where_ours_were_taken_by_others(bench):
+    bench.send(1, 2, 3)
+    bench.open_and_receive(3)
+    bench.pause()
+    bench.hands.tend()
+    bench.send(4, 5)
+    late = next(raw for raw in bench.redis.lrange(bench.name, 0, -1) if _number(json.loads(raw)) == 4)
+    bench.redis.lrem(bench.name, 1, late)
+    taken = bench.redis.rpop(bench.name, 1)
+    assert [_number(json.loads(raw)) for raw in taken] == [2]
+    bench.connection.transport._deliver(json.loads(late), bench.name)
+    bench.hands.tend()
+    assert bench.waiting() == [3, 4, 5]
+
+
+def test_a_pause_and_its_resume_between_two_looks_still_hand_back_and_go_on(bench):
+    bench.send(1, 2, 3)
+    bench.open_and_receive(3)
+    bench.pause()
+    bench.worker.semaphore.release()
+    bench.resume()
+    bench.hands.tend()
+    assert bench.has_acknowledged
+    assert bench.started == [1]
+    bench.open_and_receive(4)
+    assert bench.started == [1, 2]
+
+
+def test_what_is_owed_over_a_broken_connection_is_handed_back_on_the_next_one(bench):
+    bench.send(1, 2, 3)
+    bench.open_and_receive(3)
+    bench.pause()
+    channel = bench.consumer.task_consumer.channel
+
+    def gone() -> None:
+        raise RedisConnectionError("the broker is gone")
+
+    channel.conn_or_acquire = gone
+    bench.hands.tend()
+    assert not bench.has_acknowledged
+    assert bench.redis.hlen(bench.unacked) == 3
+    bench.hands.detach()
+    channel.do_restore = False
+    bench.connection.release()
+    bench.connect()
+    bench.hands.tend()
+    assert bench.has_acknowledged
+    assert bench.waiting() == [2, 3]
+    assert bench.redis.hlen(bench.unacked) == 1
+
+
+def test_an_unlimited_prefetch_comes_back_in_order_too(bench):
+    numbers = list(range(1203))
+    bench.consumer.task_consumer.qos(prefetch_count=0)
+    bench.send(*numbers)
+    bench.open_and_receive(len(numbers))
+    bench.pause()
+    bench.hands.tend()
+    assert bench.waiting() == numbers[1:]
+
+
+def test_while_it_is_closed_no_consume_reaches_the_broker(bench):
+    """R-B3: at boot, on reconnect, and for a queue that is added meanwhile."""
+    bench.send(1)
+    bench.consumer.task_consumer.consume()
+    assert not bench.consumer.task_consumer.channel._active_queues
+    bench.resume()
+    bench.hands.tend()
+    assert bench.consumer.task_consumer.channel._active_queues == [bench.name]
+    bench.pause()
+    bench.hands.tend()
+    extra = Queue(f"{bench.name}-added", Exchange(bench.name), routing_key="added")
+    bench.consumer.task_consumer.add_queue(extra)
+    bench.consumer.task_consumer.consume()
+    assert not bench.consumer.task_consumer.channel._active_queues
+    bench.resume()
+    bench.hands.tend()
+    assert set(bench.consumer.task_consumer.channel._active_queues) == {bench.name, extra.name}
+
+
+def test_the_acknowledgement_waits_for_a_job_that_a_child_has_not_started(bench):
+    """The barrier: accepted is not started; the child's own mark, seen twice, is."""
+    job = SimpleNamespace(_accepted=False, _worker_pid=None, correlation_id="t1", _terminated=None)
+    bench.pool._cache[1] = job
+    bench.pool._pool.append(SimpleNamespace(pid=77, index=5))
+    bench.pause()
+    bench.hands.tend()
+    assert not bench.has_acknowledged
+    job._accepted, job._worker_pid = True, 77
+    bench.hands._on_retry()
+    assert not bench.has_acknowledged
+    bench.hands.cell.note_start(5, "t1")
+    bench.hands._on_retry()
+    assert not bench.has_acknowledged, "one look is not enough"
+    bench.hands._on_retry()
+    assert bench.has_acknowledged

@@ -1,0 +1,343 @@
+"""Publishing: what workers find in Redis is the truth, signed, whatever was put there."""
+
+from __future__ import annotations
+
+import json
+import threading
+from base64 import b64decode
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import make_url
+
+from sluicegate.control import keys
+from sluicegate.control.embedded import EmbeddedPostgres, EmbeddedValkey
+from sluicegate.control.server import ControlPlane
+from sluicegate.schemas import names
+from sluicegate.schemas.errors import Unavailable
+from sluicegate.schemas.holds import Holds
+from sluicegate.schemas.snapshots import Edition, Sign, Snapshot, seal
+from tests.integration.conftest import make_database
+from tests.integration.world import PAUSE, RESUME, World, check_one_event_per_version, eventually
+
+
+def envelope(world: World, key: Sign, *, epoch: int = 1, version: int, beat: int = 1) -> bytes:
+    """A state with no hold, sealed by `key`."""
+    published = world.published()
+    assert published is not None
+    state = Snapshot(
+        namespace=world.namespace,
+        epoch=epoch,
+        holds=Holds(version=version),
+        beat=beat,
+        issued_at=published.issued_at,
+    )
+    return seal(state, key)
+
+
+def test_a_change_is_published_before_its_answer(world: World) -> None:
+    """The answer says so, and the signed state in Redis is the one in Postgres."""
+    answer = world.change(world.replica(), **PAUSE)
+    published = world.published()
+    assert answer["published"] is True
+    assert published is not None
+    assert published.edition == world.edition() == Edition(1, 2)
+    assert [hold.to_wire() for hold in published.holds.sorted()] == answer["system"]["holds"]
+
+
+def test_every_publication_has_a_higher_beat_and_a_hint(world: World) -> None:
+    """Workers take a beat that advances as proof that somebody read the truth (S4)."""
+    plane = world.replica()
+    with world.redis.pubsub(ignore_subscribe_messages=True) as hints:
+        hints.subscribe(names.hint_channel(world.namespace))
+        hints.get_message(timeout=5)
+        beats = []
+        for _ in range(3):
+            plane.publisher.beat()
+            published = world.published()
+            assert published is not None
+            hint = eventually(lambda: hints.get_message(timeout=0.1))
+            assert json.loads(hint["data"]) == {"epoch": 1, "version": 1, "beat": published.beat}
+            beats.append(published.beat)
+    assert beats == sorted(set(beats))
+
+
+def test_a_change_is_also_told_by_a_control_broadcast_and_a_beat_is_not(world: World) -> None:
+    """The second door; it carries no state and no order."""
+    plane = world.start()
+    eventually(world.published)
+    with world.redis.pubsub(ignore_subscribe_messages=True) as mailbox:
+        mailbox.psubscribe("*celery.pidbox")
+        mailbox.get_message(timeout=5)
+        world.change(plane, **PAUSE)
+
+        def version_told(timeout_s: float) -> int | None:
+            message = mailbox.get_message(timeout=timeout_s)
+            body = json.loads(b64decode(json.loads(message["data"])["body"])) if message else {}
+            return body["arguments"]["version"] if body.get("method") == "sluicegate_hint" else None
+
+        # That of the start, version 1, may still be under way.
+        eventually(lambda: version_told(0.1) == 2)
+        first = world.published()
+        assert first is not None
+        eventually(lambda: (published := world.published()) and published.beat > first.beat + 3)
+        assert [version_told(0.01) for _ in range(20)] == [None] * 20
+
+
+def test_a_control_plane_killed_between_commit_and_publish(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order stands: whoever comes next publishes it."""
+    dying = world.replica()
+    monkeypatch.setattr(dying.publisher, "publish_now", lambda edition: (_ for _ in ()).throw(SystemExit()))
+    with pytest.raises(SystemExit):
+        world.change(dying, **PAUSE)
+    assert world.published() is None
+    world.start()
+    published = eventually(world.published)
+    assert published is not None
+    assert published.edition == world.edition() == Edition(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("forgery", "alarm"),
+    [
+        (b"", "malformed_snapshot"),
+        (b"{}", "malformed_snapshot"),
+        (b"\xff\xfe", "malformed_snapshot"),
+        (b"[" * 100_000, "malformed_snapshot"),
+        (b"x" * (1 << 20) + b"x", "malformed_snapshot"),
+        ("list", "malformed_snapshot"),
+        ("foreign key", "bad_signature"),
+        ("changed byte", "bad_signature"),
+    ],
+)
+def test_what_is_not_ours_is_overwritten_and_alarmed(
+    world: World, tmp_path: Path, forgery: bytes | str, alarm: str
+) -> None:
+    """S3: a huge forged version must not block publishing for ever, nor be believed."""
+    plane = world.replica()
+    world.change(plane, **PAUSE)
+    if forgery == "list":
+        world.redis.delete(world.slot)
+        world.redis.rpush(world.slot, "x")
+    elif forgery == "foreign key":
+        keys.create(tmp_path / "foreign.key")
+        world.redis.set(world.slot, envelope(world, keys.load(tmp_path / "foreign.key"), version=1 << 40))
+    elif forgery == "changed byte":
+        outer = json.loads(world.redis.get(world.slot))
+        sig = outer["sig"]
+        outer["sig"] = ("B" if sig[0] == "A" else "A") + sig[1:]
+        world.redis.set(world.slot, json.dumps(outer, separators=(",", ":")))
+    else:
+        world.redis.set(world.slot, forgery)
+    plane.publisher.beat()
+    published = world.published()
+    assert published is not None
+    assert published.edition == world.edition() == Edition(1, 2)
+    assert plane.publisher.alarms == {alarm: 1}
+
+
+def test_a_forgery_does_not_keep_a_change_from_being_published(world: World, tmp_path: Path) -> None:
+    """The change itself overwrites it."""
+    plane = world.replica()
+    world.change(plane, **PAUSE)
+    keys.create(tmp_path / "foreign.key")
+    world.redis.set(world.slot, envelope(world, keys.load(tmp_path / "foreign.key"), version=1 << 40))
+    assert world.change(plane, action="pause", mode="quiesce", reason="now")["published"] is True
+    published = world.published()
+    assert published is not None
+    assert published.edition == Edition(1, 3)
+
+
+def test_an_old_state_put_back_is_overwritten_and_alarmed(world: World) -> None:
+    """Validly signed once, but older than what this control plane published: a replay, or a lost write."""
+    plane = world.replica()
+    plane.publisher.beat()
+    old = world.redis.get(world.slot)
+    world.change(plane, **PAUSE)
+    world.redis.set(world.slot, old)
+    plane.publisher.beat()
+    published = world.published()
+    assert published is not None
+    assert published.edition == Edition(1, 2)
+    assert plane.publisher.alarms == {"rolled_back": 1}
+
+
+def test_a_wiped_redis_is_filled_again_and_alarmed(world: World) -> None:
+    """FLUSHALL loses nothing: the truth is in Postgres."""
+    plane = world.replica()
+    world.change(plane, **PAUSE)
+    world.redis.delete(world.slot)
+    plane.publisher.beat()
+    assert world.published() is not None
+    assert plane.publisher.alarms == {"missing": 1}
+
+
+def restored(world: World, postgres: EmbeddedPostgres) -> str:
+    """A copy of the database as it is now: its backup."""
+    for plane in world.planes:
+        plane.database.close()
+    source = make_url(world.database_url).database
+    assert source is not None
+    return make_database(postgres.url, f"restored_{uuid4().hex}", source)
+
+
+def test_a_restored_database_bumps_the_epoch_before_any_other_change(world: World, postgres: EmbeddedPostgres) -> None:
+    """S2: the pause that was lost with the newer database is not below what workers have applied."""
+    plane = world.replica()
+    world.change(plane, **PAUSE)
+    backup = restored(world, postgres)
+    world.change(plane, **RESUME)
+    world.change(plane, action="pause", mode="quiesce", reason="after the backup")
+    world.database_url = backup
+    two = [world.replica(), world.replica()]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda p: world.change(p, action="pause", mode="drain", reason=f"{id(p)}"), two))
+    (bumped,) = world.events(action="epoch_bumped")
+    assert (bumped["epoch"], bumped["version"], bumped["actor"]) == (2, 3, "sluicegate")
+    assert (bumped["details"]["metEpoch"], bumped["details"]["metVersion"]) == (1, 4)
+    assert world.edition() == Edition(2, 5)
+    published = world.published()
+    assert published is not None
+    assert published.edition == Edition(2, 5)
+    assert sum(p.publisher.alarms["restored"] for p in two) == 1
+    check_one_event_per_version(world)
+
+
+def test_the_loop_alone_finds_a_restored_database(world: World, postgres: EmbeddedPostgres) -> None:
+    """Nobody needs to change anything for workers to hear the truth again."""
+    plane = world.replica()
+    plane.publisher.beat()
+    backup = restored(world, postgres)
+    world.change(plane, **PAUSE)
+    met = world.published()
+    assert met is not None
+    world.database_url = backup
+    replica = world.replica()
+    replica.publisher.beat()
+    published = world.published()
+    assert published is not None
+    assert published.edition == world.edition() == Edition(2, 2)
+    assert published.beat > met.beat
+
+
+def test_another_state_at_the_same_edition_counts_as_restored(world: World, postgres: EmbeddedPostgres) -> None:
+    """Redis was away when the restored database went on: both know a version 2, and they differ."""
+    plane = world.replica()
+    plane.publisher.beat()
+    backup = restored(world, postgres)
+    world.change(plane, **PAUSE)
+    world.database_url = backup
+    offline = world.replica(SLUICEGATE_REDIS_URL="redis://127.0.0.1:1/0")
+    assert world.change(offline, action="pause", mode="quiesce", reason="another")["published"] is False
+    world.replica().publisher.beat()
+    published = world.published()
+    assert published is not None
+    assert published.edition == world.edition() == Edition(2, 3)
+    assert published.holds.global_mode.word == "quiesce"
+
+
+def test_a_beat_counter_that_was_set_back_is_raised(world: World) -> None:
+    """A restore that lost only beats: workers that wait for one to advance are not left waiting."""
+    plane = world.replica()
+    for _ in range(20):
+        plane.publisher.beat()
+    before = world.published()
+    world.sql("select setval('snapshot_beats', 3)")
+    plane.publisher.beat()
+    after = world.published()
+    assert before is not None
+    assert after is not None
+    assert after.beat > before.beat
+    assert after.edition == before.edition
+
+
+def test_replicas_that_publish_at_once_never_put_an_older_state_over_a_newer(world: World) -> None:
+    """Seen by a reader that reads all the time: (epoch, version, beat) only ever goes up."""
+    planes = [world.replica() for _ in range(3)]
+    planes[0].publisher.beat()
+    seen: list[tuple[Edition, int]] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            published = world.published()
+            assert published is not None
+            seen.append((published.edition, published.beat))
+
+    def publish(plane: ControlPlane) -> None:
+        for count in range(15):
+            if count % 3:
+                plane.publisher.beat()
+            else:
+                world.change(plane, action="pause", mode="drain", reason=f"{id(plane)} {count}")
+
+    with ThreadPoolExecutor(4) as pool:
+        reader = pool.submit(read)
+        try:
+            list(pool.map(publish, planes))
+        finally:
+            done.set()
+        reader.result()
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 10
+    assert all(not plane.publisher.alarms for plane in planes)
+    published = world.published()
+    assert published is not None
+    assert published.edition == world.edition() == Edition(1, 16)
+
+
+def test_with_redis_away_the_order_stands_and_is_published_later(world: World, valkey: EmbeddedValkey) -> None:
+    """`published:false`, and the loop goes on until it is there."""
+    plane = world.start()
+    eventually(world.published)
+    valkey.stop()
+    try:
+        answer = world.change(plane, **PAUSE)
+        assert (answer["outcome"], answer["published"]) == ("applied", False)
+        assert (answer["metrics"]["metricsSource"], answer["metrics"]["isDrained"]) == ("unavailable", False)
+        assert world.edition() == Edition(1, 2)
+    finally:
+        valkey.start()
+    eventually(lambda: (published := world.published()) and published.edition == Edition(1, 2))
+    assert world.change(plane, **PAUSE)["published"] is True
+
+
+def test_a_frozen_redis_delays_an_order_by_seconds_at_most(world: World, valkey: EmbeddedValkey) -> None:
+    """It accepts connections and answers nothing."""
+    from time import monotonic
+
+    plane = world.start()
+    eventually(world.published)
+    valkey.freeze()
+    try:
+        began = monotonic()
+        answer = world.change(plane, **PAUSE)
+        took_s = monotonic() - began
+    finally:
+        valkey.thaw()
+    assert answer["published"] is False
+    assert took_s < 5
+    eventually(lambda: (published := world.published()) and published.edition == Edition(1, 2))
+
+
+def test_without_the_truth_there_is_no_beat(world: World, postgres: EmbeddedPostgres) -> None:
+    """A control plane that cannot read Postgres must not look alive to workers."""
+    plane = world.start()
+    eventually(world.published)
+    postgres.stop("immediate")
+    try:
+        with pytest.raises(Unavailable):
+            plane.publisher.beat()
+        with pytest.raises(Unavailable, match="Postgres"):
+            world.change(plane, **PAUSE)
+        before = world.published()
+        with pytest.raises(Unavailable):
+            plane.publisher.beat()
+        assert world.published() == before
+    finally:
+        postgres.start()
+    assert before is not None
+    eventually(lambda: (published := world.published()) and published.beat > before.beat)
+    assert eventually(lambda: world.change(plane, **PAUSE))["published"] is True

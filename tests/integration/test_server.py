@@ -1,0 +1,95 @@
+"""The control plane as a process: started from settings, stopped by signals, several at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+
+from sluicegate.control.server import ControlPlane
+from sluicegate.schemas.errors import InvalidSetting
+from tests.integration.world import PAUSE, World, eventually
+
+SERVE = (
+    "import os; from sluicegate.control.server import serve; serve(os.environ, ready=lambda u: print(u, flush=True))"
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_within_five_seconds(world: World, number: signal.Signals) -> None:
+    """Exit 0, nothing on stdout but what `ready` printed, and no traceback; an idle client does not hold it up."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE],
+        env=os.environ | world.environ(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            url = process.stdout.readline().strip()
+            with httpx.Client(base_url=url) as client:
+                assert client.get("/readyz").status_code == 200
+                began = time.monotonic()
+                process.send_signal(number)
+                assert process.wait(5) == 0
+                assert time.monotonic() - began < 5
+            assert process.stdout.read() == ""
+            assert "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SLUICEGATE_DATABASE_URL", ""),
+        ("SLUICEGATE_DATABASE_URL", "sqlite://"),
+        ("SLUICEGATE_REDIS_URL", ""),
+        ("SLUICEGATE_REDIS_URL", "http://h"),
+        ("SLUICEGATE_SIGNING_KEY_FILE", ""),
+        ("SLUICEGATE_SIGNING_KEY_FILE", "/nowhere"),
+        ("SLUICEGATE_PUBLIC_KEYS", "x"),
+        ("SLUICEGATE_BIND", "nowhere"),
+        ("SLUICEGATE_LEASE_S", "0"),
+        ("SLUICEGATE_NAMESPACE", "a b"),
+        ("SLUICEGATE_BROKER_URL", "nonsense://h"),
+    ],
+)
+def test_a_wrong_setting_is_named(world: World, name: str, value: str) -> None:
+    """Before anything is started."""
+    with pytest.raises(InvalidSetting) as caught:
+        ControlPlane(world.environ(**{name: value}))
+    assert caught.value.field == name
+
+
+def test_an_address_that_is_taken_is_one_line(world: World) -> None:
+    """It names the setting."""
+    taken = world.start().url.removeprefix("http://")
+    with pytest.raises(InvalidSetting, match="SLUICEGATE_BIND"):
+        world.start(SLUICEGATE_BIND=taken)
+
+
+def test_replicas_share_one_state(world: World) -> None:
+    """What one stores, the other tells, and both keep publishing it."""
+    one, two = world.start(), world.start()
+    assert world.client(one).post("/api/system/worker-pause", json=PAUSE).json()["outcome"] == "applied"
+    assert world.client(two, "viewer").get("/api/system/worker-pause").json()["system"]["version"] == 2
+    eventually(lambda: one.publisher.is_published(world.edition()) and two.publisher.is_published(world.edition()))
+    assert not one.publisher.alarms
+    assert not two.publisher.alarms
+
+
+def test_it_starts_while_redis_is_away_and_says_so(world: World) -> None:
+    """Orders are taken, and published when it comes."""
+    plane = world.start(SLUICEGATE_REDIS_URL="redis://127.0.0.1:1/0")
+    client = world.client(plane)
+    assert client.get("/readyz").status_code == 503
+    answer = client.post("/api/system/worker-pause", json=PAUSE)
+    assert (answer.status_code, answer.json()["published"]) == (200, False)
