@@ -205,7 +205,7 @@ class Holds:
 
 
 class ChangeKind(StrEnum):
-    """What a transition did; the word is the audit event's `action` stem."""
+    """What a transition did; the word is the audit event's `details.change`."""
 
     PLACED = "placed"
     ALTERED = "altered"

@@ -26,7 +26,7 @@ def pausing_often(fleet: Fleet, module: str) -> Verdict:
     """A busy worker is paused until something breaks, at most twelve times."""
     fleet.start(module=module)
     fleet.wait_open()
-    fleet.send_naps(400, 0.01)
+    fleet.send_naps(200, 0.01)
     for pause in range(PAUSES):
         fleet.wait_started(10 * (pause + 1))
         fleet.pause()
