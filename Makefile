@@ -18,7 +18,7 @@ export SLUICEGATE_MAKE_STATE_DIR = $(value STATE_DIR)
 JOIN = if [ -r "$$SLUICEGATE_MAKE_STATE_DIR/env" ]; then . "$$(cd "$$SLUICEGATE_MAKE_STATE_DIR" && pwd)/env"; fi
 ORDER = $${SLUICEGATE_MAKE_REASON:+"--reason=$$SLUICEGATE_MAKE_REASON"}
 
-.PHONY: help demo demo-json up pause resume status test check bench soak lock clean venv
+.PHONY: help demo demo-json up pause resume status test check floor bench soak lock clean venv
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -52,6 +52,9 @@ check: $(READY) ## Lint, format, types, import rules, compose.yaml, and what may
 	@echo "compose.yaml"; $(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec compose.yaml
 	@echo "the tree";     $(BIN)/python -m pytest --quiet tests/house/test_tree.py
 
+floor: $(READY) ## The tests of the gate on the oldest versions that we promise: Celery 5.5
+	@.ci/floor $(ARGS)
+
 bench: $(READY) ## Measure, each number beside its reference in the same run
 	@$(BIN)/python -m tests.bench $(ARGS)
 
@@ -62,6 +65,9 @@ lock: $(READY) ## Write requirements.lock anew from pyproject.toml: the newest v
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --custom-compile-command "make lock" \
 	  --all-extras --group dev --output-file requirements.lock pyproject.toml
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	  --resolution lowest-direct --no-emit-index-url --custom-compile-command "make lock" \
+	  --all-extras --group dev --output-file .ci/floor.lock pyproject.toml
 
 clean: ## Remove what make built; a state directory stays
 	@rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -236,8 +236,9 @@ def _refusal(order: Order, truth: Truth, progress: Progress) -> Refused | None:
         return Refused(message, {"remaining": others})
     if manual.mode is not Mode.DRAIN or order.is_forced or _is_drained(progress, truth):
         return None
-    metrics = progress.metrics.to_wire()
-    return Refused("not drained yet: wait, or resume with forceResume", {"metrics": metrics, "remaining": others})
+    remaining = [cause for cause in others if cause != str(manual.cause)]
+    details = {"metrics": progress.metrics.to_wire(), "remaining": remaining}
+    return Refused("not drained yet: wait, or resume with forceResume", details)
 
 
 def _is_drained(progress: Progress, truth: Truth) -> bool:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def main() -> None:
     """The `sluicegate` command; ends the process with one of `schemas.exits`."""
-    from sluicegate.control.cli.root import run
+    try:
+        from sluicegate.control.cli.root import run
+    except KeyboardInterrupt:
+        sys.exit(130)  # Ctrl-C before there was anything to interrupt
 
     run()

@@ -15,9 +15,11 @@ from sluicegate.schemas.settings import TOKEN
 
 @pytest.fixture(scope="session")
 def one_stack() -> Iterator[Stack]:
-    with tempfile.TemporaryDirectory(prefix="sluicegate-stack-", ignore_cleanup_errors=True) as directory:
-        with Stack(Path(directory), durable=False) as stack:
-            yield stack
+    with (
+        tempfile.TemporaryDirectory(prefix="sluicegate-stack-", ignore_cleanup_errors=True) as directory,
+        Stack(Path(directory), durable=False) as stack,
+    ):
+        yield stack
 
 
 @pytest.fixture

@@ -193,22 +193,22 @@ def run(screen: Screen) -> Facts:
     began = time.monotonic()
     files = library_files()
     screen.say(f"Python {platform.python_version()}: {len(files):,} .py files in its standard library")
-    with tempfile.TemporaryDirectory(prefix="sluicegate-demo-", ignore_cleanup_errors=True) as directory:
-        with Stack(Path(directory) / "stack", actor="demo") as stack:
-            screen.say("Postgres, Valkey and the control plane are up")
-            with Fleet(stack, prefetch=PREFETCH, host="demo") as fleet, ThreadPoolExecutor(2) as pool:
-                play = _Play(stack, fleet, files, screen, pool)
-                play.act()
-                facts = play.judge(began)
+    with (
+        tempfile.TemporaryDirectory(prefix="sluicegate-demo-", ignore_cleanup_errors=True) as directory,
+        Stack(Path(directory) / "stack", actor="demo") as stack,
+    ):
+        screen.say("Postgres, Valkey and the control plane are up")
+        with Fleet(stack, prefetch=PREFETCH, host="demo") as fleet, ThreadPoolExecutor(2) as pool:
+            play = _Play(stack, fleet, files, screen, pool)
+            play.act()
+            facts = play.judge(began)
     return facts
 
 
 class _Play:
     """The demo's acts, in order."""
 
-    def __init__(
-        self, stack: Stack, fleet: Fleet, files: list[Path], screen: Screen, pool: ThreadPoolExecutor
-    ) -> None:
+    def __init__(self, stack: Stack, fleet: Fleet, files: list[Path], screen: Screen, pool: ThreadPoolExecutor) -> None:
         self.stack = stack
         self.fleet = fleet
         self.files = files

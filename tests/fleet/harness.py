@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -36,7 +37,7 @@ from tests.fleet import broker
 from tests.fleet.broker import Contents
 from tests.fleet.checker import Call, Drained, Evidence, Sent, Verdict, check
 from tests.fleet.records import Reader, Record, microseconds
-from tests.fleet.waiting import until
+from tests.fleet.waiting import stays, until
 from tests.fleet.watch import Watch, Word, by_redis
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,7 +123,8 @@ class Fleet:
     """Workers on `stack` that share a queue; a context manager that leaves nothing behind.
 
     `plugin=False` is plain Celery. `prefetch` is Celery's multiplier. `environ` is added to what each worker
-    gets; `host` is what stands behind the `@` of nodenames, for those who read them. Where the body of the `with` fails, the ends of all logs go to stderr.
+    gets; `host` is what stands behind the `@` of nodenames, for those who read them. Where the body of the
+    `with` fails, the ends of all logs go to stderr.
     """
 
     def __init__(
@@ -197,10 +199,9 @@ class Fleet:
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def _clear_broker(self) -> None:
-        try:
+        # Where the broker is gone, so are its messages.
+        with suppress(redis.RedisError):
             self.redis.flushdb()
-        except redis.RedisError:
-            pass  # the broker is gone, and its messages with it
 
     def show_logs(self) -> None:
         """The end of every log, to stderr, where pytest keeps it for a failed test."""
@@ -261,9 +262,7 @@ class Fleet:
     def ping(self, name: str = "w1") -> bool:
         """Does the worker answer Celery's own ping? Over a new connection: a pooled one may have been cut."""
         with self.sender.connection_for_write() as connection:
-            return bool(
-                self.sender.control.ping([self.workers[name].nodename], timeout=0.5, connection=connection)
-            )
+            return bool(self.sender.control.ping([self.workers[name].nodename], timeout=0.5, connection=connection))
 
     def run(self, command: Sequence[str], *, within_s: float = 30.0) -> subprocess.CompletedProcess[str]:
         """Run a command with the workers' environment, and return when it has ended."""
@@ -334,6 +333,21 @@ class Fleet:
     def wait_started(self, count: int, *, within_s: float = 30.0) -> None:
         """Return once `count` tasks have started."""
         until(f"{count} tasks have started", lambda: len(self.started()) >= count, within_s=within_s)
+
+    def count_starts(self) -> int:
+        """How often a task has started, retries included."""
+        return sum(record.event == "start" for record in self.read_records())
+
+    def wait_more_starts_after(self, act: Callable[[], object], *, within_s: float = 20.0) -> None:
+        """Do `act`, and return once something has started since."""
+        before = self.count_starts()
+        act()
+        until("something starts", lambda: self.count_starts() > before, within_s=within_s)
+
+    def stays_still(self, *, for_s: float) -> None:
+        """Return once nothing has started for `for_s` seconds; raises NotInTime if something does."""
+        before = self.count_starts()
+        stays("nothing starts", lambda: self.count_starts() == before, for_s=for_s)
 
     def wait_done(self, *, within_s: float = 60.0) -> None:
         """Return once every task that was sent is done, and the broker knows it."""
@@ -476,7 +490,6 @@ def _group(leader: int) -> list[psutil.Process]:
 
 
 def _kill_group(leader: int) -> None:
-    try:
+    # All may be gone already.
+    with suppress(ProcessLookupError):
         os.killpg(leader, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # all gone already

@@ -120,20 +120,22 @@ def run(pauses: int, say: Callable[[str], None], *, seed: int | None = None) -> 
     began = time.monotonic()
     tally = Tally()
     chance = random.Random(seed)
-    with tempfile.TemporaryDirectory(prefix="sluicegate-soak-", ignore_cleanup_errors=True) as directory:
-        with Stack(Path(directory) / "stack", actor="soak") as stack:
-            for number, (acks_late, prefetch) in enumerate(MODES):
-                share = pauses // len(MODES) + (number < pauses % len(MODES))
-                if not share:
-                    continue
-                with Fleet(stack, acks_late=acks_late, prefetch=prefetch, host="soak") as fleet:
-                    say(f"{'late' if acks_late else 'early'} acknowledgement, prefetch {prefetch}: {share} pauses")
-                    fleet.watch()
-                    fleet.start(slots=SLOTS)
-                    fleet.wait_open()
-                    for chapter in _chapters(share):
-                        tally.add(_pause_often(fleet, chapter, chance))
-                        say(f"  {tally.pauses} of {pauses} pauses, {tally.starts} starts; {_so_far(tally)}")
+    with (
+        tempfile.TemporaryDirectory(prefix="sluicegate-soak-", ignore_cleanup_errors=True) as directory,
+        Stack(Path(directory) / "stack", actor="soak") as stack,
+    ):
+        for number, (acks_late, prefetch) in enumerate(MODES):
+            share = pauses // len(MODES) + (number < pauses % len(MODES))
+            if not share:
+                continue
+            with Fleet(stack, acks_late=acks_late, prefetch=prefetch, host="soak") as fleet:
+                say(f"{'late' if acks_late else 'early'} acknowledgement, prefetch {prefetch}: {share} pauses")
+                fleet.watch()
+                fleet.start(slots=SLOTS)
+                fleet.wait_open()
+                for chapter in _chapters(share):
+                    tally.add(_pause_often(fleet, chapter, chance))
+                    say(f"  {tally.pauses} of {pauses} pauses, {tally.starts} starts; {_so_far(tally)}")
     return tally.facts(time.monotonic() - began)
 
 
@@ -182,9 +184,9 @@ def show(facts: dict[str, Any]) -> None:
         table.add_row(name, *cells, f"{facts['limits'][limit]:.0f} ms")
     console = Console(highlight=False)
     console.print(table)
-    counts = ("startsAfterAcknowledgement", "starts after acknowledgement"), ("lost", "lost")
-    counts += ("duplicated", "duplicated"), ("displaced", "displaced")
-    console.print(", ".join(f"{facts[key]} {words}" for key, words in counts))
+    counts = {"starts after acknowledgement": "startsAfterAcknowledgement"}
+    counts |= {word: word for word in ("lost", "duplicated", "displaced")}
+    console.print(", ".join(f"{facts[key]} {words}" for words, key in counts.items()))
     for line in [*facts["exceeded"], *facts["examples"]]:
         console.print(line)
     console.print(f"{'All within the limits' if facts['ok'] else 'BROKEN'}, {facts['seconds']} s")

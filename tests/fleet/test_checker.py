@@ -68,9 +68,7 @@ class Model:
             end = start + self.durations[seq % len(self.durations)]
             pid = 100 * (list(self.slots).index(node) + 1) + slot
             for event, when in ((Event.START, start), (Event.END, end)):
-                self.records.append(
-                    Record(event=event, at_us=when, task_id=f"t{seq}", seq=seq, pid=pid, nodename=node)
-                )
+                self.records.append(Record(event=event, at_us=when, task_id=f"t{seq}", seq=seq, pid=pid, nodename=node))
             started += 1
             heapq.heappush(free, (end, node, slot))
         return held
@@ -145,9 +143,7 @@ def test_a_start_after_the_acknowledgement_is_caught_to_the_microsecond(
 ) -> None:
     acks = [s for s in evidence.sightings if s.edition[1] % 2 == 0]
     ack = acks[which % len(acks)]
-    again = Record(
-        event=Event.START, at_us=ack.at_us + late_us, task_id="x", seq=0, pid=1, nodename=ack.nodename
-    )
+    again = Record(event=Event.START, at_us=ack.at_us + late_us, task_id="x", seq=0, pid=1, nodename=ack.nodename)
     verdict = check(replace(evidence, records=[*evidence.records, again]))
     assert [late.after_us for late in verdict.late_starts] == [late_us]
 
@@ -235,9 +231,7 @@ def test_a_message_still_held_by_a_drained_worker_is_left_unacknowledged(evidenc
 
 
 @given(clean_runs(most_workers=1), st.data())
-def test_behind_one_worker_any_exchange_in_the_queue_is_displaced(
-    evidence: Evidence, data: st.DataObject
-) -> None:
+def test_behind_one_worker_any_exchange_in_the_queue_is_displaced(evidence: Evidence, data: st.DataObject) -> None:
     queue = [m.seq for m in evidence.drained[-1].contents.queued]
     assume(len(queue) > 1)
     place = data.draw(st.integers(0, len(queue) - 2))
@@ -272,11 +266,7 @@ def test_what_stayed_behind_may_not_rank_before_what_started(evidence: Evidence)
     started = [r.seq for r in evidence.records if r.at_us < evidence.drained[0].at_us]
     assume(len(started) > 2)
     left_behind = min(started)
-    verdict = check(
-        queues_with(
-            without(evidence, left_behind, Event.START, Event.END), {0: (left_behind, *queue)}
-        )
-    )
+    verdict = check(queues_with(without(evidence, left_behind, Event.START, Event.END), {0: (left_behind, *queue)}))
     assert left_behind in verdict.displaced
 
 
@@ -302,9 +292,7 @@ def test_a_task_that_starts_after_later_ones_is_displaced_only_if_all_slots_were
 
 def test_a_retry_that_was_asked_for_is_neither_a_duplicate_nor_displaced() -> None:
     events = [(Event.START, 10), (Event.RETRY, 20), (Event.START, 100), (Event.END, 110)]
-    records = [
-        Record(event=event, at_us=at, task_id="t0", seq=0, pid=1, nodename="w@fleet") for event, at in events
-    ]
+    records = [Record(event=event, at_us=at, task_id="t0", seq=0, pid=1, nodename="w@fleet") for event, at in events]
     other = [replace(records[0], seq=1, at_us=30), replace(records[3], seq=1, at_us=40)]
     evidence = Evidence(
         sent=[Sent(seq=0, at_us=0), Sent(seq=1, at_us=0)],

@@ -6,7 +6,6 @@ import pytest
 
 from sluicegate.control.stack import Stack
 from tests.fleet.harness import Fleet
-from tests.fleet.waiting import stays
 
 PAUSES = 3
 
@@ -66,7 +65,7 @@ def test_s1_long_tasks_finish_and_the_acknowledgement_does_not_wait_for_them(sta
         assert len(fleet.running()) == 2
         assert not fleet.ended()
         fleet.wait_drained()
-        stays("nothing starts", lambda: len(fleet.started()) == 2, for_s=0.5)
+        fleet.stays_still(for_s=0.5)
         fleet.resume()
         fleet.wait_started(4)
         verdict = fleet.check()
@@ -106,7 +105,7 @@ def test_a_pause_of_an_idle_fleet_is_acknowledged_and_what_is_sent_meanwhile_wai
         fleet.pause()
         fleet.wait_acknowledged()
         fleet.send_naps(20, 0.001)
-        stays("nothing starts", lambda: not fleet.started(), for_s=1.0)
+        fleet.stays_still(for_s=1.0)
         drained = fleet.wait_drained()
         assert [message.seq for message in drained.contents.queued] == list(range(20))
         fleet.resume()

@@ -19,7 +19,7 @@ from sluicegate.schemas.settings import NAMESPACE, REDIS_URL
 from sluicegate.schemas.snapshots import MAX_EPOCH, MAX_VERSION, Snapshot, seal
 from sluicegate.schemas.times import from_wire
 from tests.fleet.harness import Fleet
-from tests.fleet.waiting import stays, until
+from tests.fleet.waiting import until
 
 
 class StrangersKey:
@@ -75,8 +75,7 @@ def paused(stack: Stack) -> Iterator[Fleet]:
 
 
 def _stays_shut(fleet: Fleet, for_s: float = 1.5) -> None:
-    started = len(fleet.started())
-    stays("nothing starts", lambda: len(fleet.started()) == started, for_s=for_s)
+    fleet.stays_still(for_s=for_s)
     (word,) = fleet.words("w1")
     assert word.state == "paused"
 
@@ -91,7 +90,7 @@ def test_s2_an_old_running_state_put_back_opens_nothing(stack: Stack, state: Sta
         _stays_shut(fleet)
         fleet.workers["w1"].kill()
         fleet.restart()
-        stays("the next life starts nothing either", lambda: not fleet.running(), for_s=2.0)
+        fleet.stays_still(for_s=2.0)
         stack.start_control()
         until("the truth is back", lambda: state.read() != old)
         fleet.wait_acknowledged()

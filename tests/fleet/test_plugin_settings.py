@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 
 from sluicegate.control.stack import Stack
 from tests.fleet import app as fleet_app
 from tests.fleet.harness import Fleet
-from tests.fleet.waiting import stays
 
 
 def test_r_b9_switched_off_the_plugin_is_inert_and_the_hold_stays_visible(stack: Stack) -> None:
@@ -32,7 +32,7 @@ def test_inspect_stats_shows_the_gate(stack: Stack) -> None:
         fleet.wait_open()
         fleet.pause("look at it")
         fleet.wait_acknowledged()
-        stats = fleet.sender.control.inspect([worker.nodename], timeout=3).stats() or {}
+        stats: dict[str, Any] = fleet.sender.control.inspect([worker.nodename], timeout=3).stats() or {}
     shown = stats[worker.nodename]["sluicegate"]
     assert shown["state"] == "paused"
     assert shown["appliedVersion"] == fleet.calls[-1].edition[1]
@@ -62,7 +62,7 @@ def test_a_setting_that_is_missing_or_wrong_is_named_in_one_line_and_nothing_sta
         assert len(lines) == 1
         assert lines[0].startswith("sluicegate: ")
         assert "Traceback" not in ended.stderr
-        stays("nothing starts", lambda: not fleet.started(), for_s=0.1)
+        fleet.stays_still(for_s=0.1)
         assert len(fleet.contents().queued) == 3
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from sluicegate.control.stack import Stack
 from tests.fleet.harness import Fleet
-from tests.fleet.waiting import stays, until
+from tests.fleet.waiting import until
 
 
 def _busy_then_drained(fleet: Fleet) -> None:
@@ -40,8 +40,7 @@ def test_s1_s4_s5_a_worker_restarted_while_paused_starts_nothing(stack: Stack, h
         fleet.restart()
         until("the new life is seen", lambda: fleet.words()[0].incarnation != old.incarnation)
         fleet.wait_acknowledged()
-        started = len(fleet.started())
-        stays("nothing starts", lambda: len(fleet.started()) == started, for_s=1.0)
+        fleet.stays_still(for_s=1.0)
         assert fleet.contents() == before
         fleet.resume()
         fleet.wait_done()
@@ -57,7 +56,7 @@ def test_s1_s4_a_worker_that_is_new_to_a_paused_fleet_starts_nothing(stack: Stac
         fleet.send_naps(20, 0.001)
         fleet.start()
         fleet.wait_acknowledged()
-        stays("nothing starts", lambda: not fleet.started(), for_s=1.0)
+        fleet.stays_still(for_s=1.0)
         assert len(fleet.contents().queued) == 20
         fleet.resume()
         fleet.wait_done()
@@ -103,8 +102,7 @@ def test_s1_s5_a_paused_worker_whose_connections_are_cut_does_not_consume_again(
                 lambda seen=connections: len(_connected(worker.process.output)) > seen,  # type: ignore[misc]
             )
             until("it answers", fleet.ping)
-            started = len(fleet.started())
-            stays("nothing starts", lambda: len(fleet.started()) == started, for_s=0.5)
+            fleet.stays_still(for_s=0.5)
         assert fleet.contents() == before
         fleet.resume()
         fleet.wait_done()

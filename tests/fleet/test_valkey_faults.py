@@ -10,7 +10,7 @@ from sluicegate.control.stack import Stack
 from sluicegate.schemas.names import snapshot_key
 from sluicegate.schemas.settings import NAMESPACE, REDIS_URL
 from tests.fleet.harness import Fleet
-from tests.fleet.waiting import stays, until
+from tests.fleet.waiting import until
 
 
 def _drained_with_work_left(fleet: Fleet) -> int:
@@ -53,10 +53,10 @@ def test_s1_s5_s9_valkey_restarted_while_paused(stack: Stack) -> None:
 
 def test_s1_s5_s9_valkey_killed_while_paused_and_away_for_a_while(stack: Stack) -> None:
     with Fleet(stack) as fleet:
-        started = _drained_with_work_left(fleet)
+        _drained_with_work_left(fleet)
         before = fleet.contents()
         stack.valkey.kill()
-        stays("nothing starts", lambda: len(fleet.started()) == started, for_s=3.0)
+        fleet.stays_still(for_s=3.0)
         stack.valkey.start()
         _wait_heard(fleet, time.time())
         assert fleet.contents() == before
@@ -91,7 +91,7 @@ def test_s1_s9_everything_wiped_while_paused_leaves_the_fleet_paused(stack: Stac
         lost = len(fleet.sent) - started
         _wait_heard(fleet, time.time())
         fleet.send_naps(20, 0.001)
-        stays("nothing starts", lambda: len(fleet.started()) == started, for_s=1.0)
+        fleet.stays_still(for_s=1.0)
         fleet.resume()
         until("what was sent since is done", lambda: len(fleet.ended()) == started + 20)
         verdict = fleet.check()
@@ -103,10 +103,10 @@ def test_s1_s9_everything_wiped_while_paused_leaves_the_fleet_paused(stack: Stac
 def test_s1_s9_a_frozen_valkey_while_paused_opens_nothing(stack: Stack) -> None:
     """Nothing answers and nothing is closed: the shape of a silent partition."""
     with Fleet(stack) as fleet:
-        started = _drained_with_work_left(fleet)
+        _drained_with_work_left(fleet)
         stack.valkey.freeze()
         try:
-            stays("nothing starts", lambda: len(fleet.started()) == started, for_s=4.0)
+            fleet.stays_still(for_s=4.0)
         finally:
             stack.valkey.thaw()
         _wait_heard(fleet, time.time())
@@ -128,7 +128,5 @@ def test_l1_l2_an_order_given_while_valkey_is_away_takes_effect_when_it_is_back(
         assert not answer.published
         stack.valkey.start()
         version = answer.system.version
-        until(
-            "the worker has applied it", lambda: fleet.words()[0].edition[1] >= version, within_s=20, every_s=0.05
-        )
+        until("the worker has applied it", lambda: fleet.words()[0].edition[1] >= version, within_s=20, every_s=0.05)
         fleet.wait_acknowledged()

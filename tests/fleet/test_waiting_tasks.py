@@ -8,7 +8,7 @@ import pytest
 
 from sluicegate.control.stack import Stack
 from tests.fleet.harness import Fleet
-from tests.fleet.waiting import stays, until
+from tests.fleet.waiting import until
 
 
 @pytest.mark.parametrize("acks_late", [False, True], ids=["early", "late"])
@@ -68,10 +68,8 @@ def test_s1_s6_retries_due_in_a_pause_wait_and_none_is_burned(stack: Stack, acks
         for _ in range(2):
             fleet.pause()
             fleet.wait_drained()
-            before = len(fleet.read_records())
-            stays("no retry starts", lambda: len(fleet.read_records()) == before, for_s=0.8)
-            fleet.resume()
-            until("retries go on", lambda: len(fleet.read_records()) > before)
+            fleet.stays_still(for_s=0.8)
+            fleet.wait_more_starts_after(fleet.resume)
         fleet.wait_done()
         verdict = fleet.check()
         notes = [record.note for record in fleet.read_records() if record.event == "end"]
@@ -93,7 +91,7 @@ def test_s1_s5_rate_limited_tasks_wait(stack: Stack) -> None:
         fleet.wait_drained()
         before = len(fleet.started())
         assert before < 20
-        stays("none starts", lambda: len(fleet.started()) == before, for_s=1.0)
+        fleet.stays_still(for_s=1.0)
         fleet.resume()
         fleet.wait_done()
         verdict = fleet.check()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import redis
 from redis.backoff import NoBackoff
@@ -69,7 +69,7 @@ def by_redis(url: str, namespace: str, nodenames: Iterable[str]) -> Callable[[],
 
     def look() -> list[Word]:
         try:
-            raws = client.mget([beat_key(namespace, name) for name in names]) if names else []
+            raws: list[Any] = client.mget([beat_key(namespace, name) for name in names]) if names else []
         except redis.RedisError:
             return []
         beats = [Beat.decode(raw) for raw in raws if raw is not None]

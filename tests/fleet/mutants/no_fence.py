@@ -17,5 +17,5 @@ def see(following: Following, snapshot: Snapshot, *, now: float, needs_fresh_boo
     return replace(following, in_force=in_force, last_beat=snapshot.beat, fresh_at=now)
 
 
-follower.see = see
+follower.see = see  # type: ignore[attr-defined]
 __all__ = ["app"]

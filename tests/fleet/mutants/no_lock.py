@@ -22,7 +22,9 @@ def pass_through(self: Gate[Any], start: Callable[[Any], None], request: Any) ->
     if not self.cell.is_open:
         return False
     # Wrapped, or the gate would take it for a countdown and hand it back.
-    get_event_loop().call_later(GAP_S, partial(start, request))
+    get_event_loop().call_later(  # type: ignore[union-attr]
+        GAP_S, partial(start, request)
+    )
     return True
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks: each number beside its reference, measured in the same run."""
