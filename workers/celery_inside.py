@@ -51,6 +51,7 @@ _scheduled: Any = getattr(worker_state, "scheduled_requests", None)
 """Requests that wait for their ETA; Celery keeps this set since 5.7."""
 
 _CHUNK = 500
+_LOOK_FOR_OURS = 2000
 _SETTLE_S = 0.001
 _RETRY_S = 0.1
 
@@ -72,21 +73,24 @@ end
 return returned
 """
 
-# A message that a BRPOP delivered after the hand-back belongs behind those of ours that were older. They may
-# still stand at the head: step over them. No tag exists for it yet.
-#   KEYS[1] list; ARGV[1] payload; ARGV[2..] the older payloads of ours, oldest first
+# A message that a BRPOP delivered after the hand-back belongs right behind the newest of ours that was older,
+# wherever that stands by now: other workers may have put theirs in front. Where none of ours is found near the
+# head, they have been taken, and it goes to the head itself. No tag exists for it yet.
+#   KEYS[1] list; ARGV[1] payload; ARGV[2] how far to look; ARGV[3..] the older payloads of ours, oldest first
 _GIVE_BACK_LATE = """
-local over = {}
-for i = 2, #ARGV do
-  if redis.call('LINDEX', KEYS[1], -1) == ARGV[i] then
-    over[#over + 1] = redis.call('RPOP', KEYS[1])
+for i = #ARGV, 3, -1 do
+  local at = redis.call('LPOS', KEYS[1], ARGV[i], 'RANK', -1, 'MAXLEN', ARGV[2])
+  if at then
+    local before = redis.call('RPOP', KEYS[1], redis.call('LLEN', KEYS[1]) - at)
+    redis.call('RPUSH', KEYS[1], ARGV[1])
+    for j = #before, 1, -1 do
+      redis.call('RPUSH', KEYS[1], before[j])
+    end
+    return #before
   end
 end
 redis.call('RPUSH', KEYS[1], ARGV[1])
-for i = #over, 1, -1 do
-  redis.call('RPUSH', KEYS[1], over[i])
-end
-return #over
+return 0
 """
 
 
@@ -384,7 +388,7 @@ class Hands:
                 key, payload = _prefix(channel) + channel._q_for_pri(queue, priority), dumps(raw)
                 ours = self._returned.setdefault(key, [])
                 older = ours[: ours.index(payload)] if payload in ours else list(ours)
-                client.execute_command("EVAL", _GIVE_BACK_LATE, 1, key, payload, *older)
+                client.execute_command("EVAL", _GIVE_BACK_LATE, 1, key, payload, _LOOK_FOR_OURS, *older)
                 if payload not in ours:
                     ours.append(payload)
                 self._late.pop(0)

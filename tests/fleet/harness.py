@@ -165,7 +165,10 @@ class Fleet:
             fleet_app.PREFETCH: str(prefetch),
             fleet_app.VISIBILITY_S: str(visibility_s),
         }
+        # A worker that is killed leaves billiard's temporary directories behind: they go with ours.
+        (self.directory / "tmp").mkdir()
         self._settings = {
+            "TMPDIR": str(self.directory / "tmp"),
             **{name: stack.environ[name] for name in _WORKER_SETTINGS},
             settings.STATE_DIR.name: str(self.directory / "state"),
         }

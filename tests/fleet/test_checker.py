@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
@@ -108,11 +109,6 @@ def clean_runs(draw: st.DrawFn, *, most_workers: int = 3) -> Evidence:
         pause_after=pauses,
         drain_order=draw(st.permutations(sorted(slots))),
     ).run()
-
-
-def stopped_in_line(evidence: Evidence, seq: int) -> bool:
-    """Is `seq` a number that lay in the queue in every pause?"""
-    return all(seq in {m.seq for m in drained.contents.queued} for drained in evidence.drained)
 
 
 def queues_with(evidence: Evidence, change: dict[int, tuple[int, ...]]) -> Evidence:
@@ -305,6 +301,22 @@ def test_a_retry_that_was_asked_for_is_neither_a_duplicate_nor_displaced() -> No
     assert check(retry_lost).lost == (0,)
 
 
+def test_a_task_that_waits_on_purpose_is_not_displaced_by_starting_late() -> None:
+    def run(seq: int, start: int) -> list[Record]:
+        record = Record(event=Event.START, at_us=start, task_id=f"t{seq}", seq=seq, pid=1, nodename="w@fleet")
+        return [record, replace(record, event=Event.END, at_us=start + 5)]
+
+    evidence = Evidence(
+        sent=[Sent(seq=0, at_us=0, waits=True), Sent(seq=1, at_us=0), Sent(seq=2, at_us=0)],
+        records=[*run(1, 10), *run(2, 20), *run(0, 100)],
+        final=Contents(),
+        slots={"w@fleet": 1},
+    )
+    assert check(evidence).broken == {}
+    in_haste = [replace(sent, waits=False) for sent in evidence.sent]
+    assert check(replace(evidence, sent=in_haste)).displaced == (0,)
+
+
 def test_a_task_that_nobody_sent_is_reported() -> None:
     record = Record(event=Event.START, at_us=1, task_id="t7", seq=7, pid=1, nodename="w@fleet")
     evidence = Evidence(sent=[], records=[record], final=Contents(), slots={"w@fleet": 1})
@@ -356,10 +368,8 @@ def test_a_line_that_no_task_writes_is_refused() -> None:
         Record.from_line("start\tsoon\n")
 
 
-def test_a_reader_sees_what_was_appended_since_and_no_half_line(tmp_path: object) -> None:
-    from pathlib import Path
-
-    path = Path(str(tmp_path)) / "records"
+def test_a_reader_sees_what_was_appended_since_and_no_half_line(tmp_path: Path) -> None:
+    path = tmp_path / "records"
     reader = Reader(path)
     assert reader.read() == []
     record = Record(event=Event.START, at_us=1, task_id="t", seq=1, pid=1, nodename="w@fleet")

@@ -313,6 +313,24 @@ def test_a_late_message_goes_to_the_head_where_ours_were_taken_by_others(bench):
     assert bench.waiting() == [3, 4, 5]
 
 
+def test_a_late_message_finds_its_place_behind_ours_when_another_worker_put_its_own_in_front(bench):
+    """Per worker the order is exact, whoever handed back in between."""
+    bench.send(1, 2, 3)
+    bench.open_and_receive(3)
+    bench.pause()
+    bench.hands.tend()
+    bench.send(4, 5)
+    late = next(raw for raw in bench.redis.lrange(bench.name, 0, -1) if _number(json.loads(raw)) == 4)
+    bench.redis.lrem(bench.name, 1, late)
+    for number in (91, 90):
+        bench.send(number)
+        bench.redis.lmove(bench.name, bench.name, "LEFT", "RIGHT")
+    assert bench.waiting() == [90, 91, 2, 3, 5]
+    bench.connection.transport._deliver(json.loads(late), bench.name)
+    bench.hands.tend()
+    assert bench.waiting() == [90, 91, 2, 3, 4, 5]
+
+
 def test_a_pause_and_its_resume_between_two_looks_still_hand_back_and_go_on(bench):
     bench.send(1, 2, 3)
     bench.open_and_receive(3)
