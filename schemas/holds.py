@@ -45,7 +45,7 @@ class HoldKey:
     """What makes a hold the same hold: at most one is active per (scope, cause, source)."""
 
     scope: Scope
-    cause: Cause = Cause.MANUAL
+    cause: str = Cause.MANUAL
     source: str = ""
 
 
@@ -54,7 +54,8 @@ class Hold:
     """A durable, owned reason not to start work. All times are aware UTC.
 
     `source` tells apart two owners of one cause (the worker, the window, the budget); it is empty for
-    manual. `created_at` survives a change of mode or reason; `released_*` are set once, together.
+    manual. `created_at` survives a change of mode or reason; `released_*` are set once, together. `cause` and
+    `then` are texts, so that an older worker obeys a hold whose cause it has never heard of.
     """
 
     id: UUID
@@ -63,11 +64,11 @@ class Hold:
     reason: str
     actor: str
     created_at: datetime
-    cause: Cause = Cause.MANUAL
+    cause: str = Cause.MANUAL
     source: str = ""
     expires_at: datetime | None = None
     deadline: datetime | None = None
-    then: Then | None = None
+    then: str | None = None
     released_at: datetime | None = None
     released_by: str | None = None
     released_reason: str | None = None
@@ -113,22 +114,25 @@ class Hold:
 
     @classmethod
     def from_wire(cls, data: object) -> Self:
-        """The inverse of `to_wire`; raises InvalidInput naming the field that is wrong."""
+        """The inverse of `to_wire`; raises InvalidInput naming the field that is wrong.
+
+        A mode that this version does not know counts as the strictest: closing too much is the safe mistake.
+        """
         if not isinstance(data, dict):
             raise InvalidInput("hold", "not an object")
         try:
             return cls(
                 id=UUID(data["id"]),
                 scope=Scope.parse(data["scope"]),
-                cause=Cause(data["cause"]),
+                cause=_text(data, "cause"),
                 source=_text(data, "source"),
-                mode=Mode.of_hold(data["mode"]),
+                mode=_mode(_text(data, "mode")),
                 reason=_text(data, "reason"),
                 actor=_text(data, "actor"),
                 created_at=from_wire(data["createdAt"], "createdAt"),
                 expires_at=from_wire_or_none(data["expiresAt"], "expiresAt"),
                 deadline=from_wire_or_none(data["deadline"], "deadline"),
-                then=None if data["then"] is None else Then(data["then"]),
+                then=None if data["then"] is None else _text(data, "then"),
                 released_at=from_wire_or_none(data["releasedAt"], "releasedAt"),
                 released_by=data["releasedBy"],
                 released_reason=data["releasedReason"],
@@ -137,6 +141,11 @@ class Hold:
             raise InvalidInput(f"hold.{missing.args[0]}", "missing") from None
         except (ValueError, TypeError, AttributeError) as error:
             raise InvalidInput("hold", str(error)) from None
+
+
+def _mode(word: str) -> Mode:
+    known = {mode.word: mode for mode in Mode if mode}
+    return known.get(word, max(Mode))
 
 
 def _text(data: dict[str, Any], field: str) -> str:

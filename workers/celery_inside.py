@@ -10,11 +10,13 @@ What is relied on                                             where it stands
 - `Consumer.task_buckets`, `TokenBucket.contents`             celery/worker/consumer/consumer.py, kombu/utils/limits.py
 - ETA entries on the timer with the request as first argument celery/worker/strategy.py (call_at), kombu/.../timer.py
 - `AsynPool.outbound_buffer`, `._cache`, `._pool[].index`     celery/concurrency/asynpool.py, billiard/pool.py
-- `ApplyResult._accepted`, `._accept_callback`, `._worker_pid`  billiard/pool.py
+- `ApplyResult._accepted`, `._accept_callback`, `._worker_pid`, `._write_to`  billiard/pool.py
+- `TaskPool.flush`, called when the broker drops, forgets jobs in a child's pipe   celery/concurrency/asynpool.py
+- `build_tracer`: `before_start` comes last before the task's code; a child calls `__trace__`  celery/app/trace.py
 - `state.requests`, `.reserved_requests`, `.active_requests`, `.scheduled_requests` (5.7)   celery/worker/state.py
 - `task_consumer.consume`, made in `Tasks.start` but first called by the event loop   celery/worker/loops.py
-- the Redis channel: `unacked_key`, `unacked_index_key`, `qos._quick_ack`, `_q_for_pri`, `_get_message_priority`,
-  `conn_or_acquire`, `_fanout_queues`, `global_keyprefix`     kombu/transport/redis.py
+- the Redis channel: `unacked_key`, `unacked_index_key`, `qos._quick_ack`, `qos.can_consume`, `_q_for_pri`,
+  `_get_message_priority`, `conn_or_acquire`, `_fanout_queues`, `global_keyprefix`     kombu/transport/redis.py
 - `Transport._callbacks`, kombu's queue name -> callback      kombu/transport/virtual/base.py
 """
 
@@ -25,21 +27,24 @@ import logging
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import billiard
+from celery.app.trace import build_tracer
 from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.worker import state as worker_state
 from celery.worker.request import Request
 from kombu.utils.json import dumps, loads
+from redis.exceptions import ResponseError
 
 from sluicegate.schemas.beats import RunningTask
 from sluicegate.schemas.errors import InvalidSetting
-from sluicegate.workers.cell import Cell
+from sluicegate.workers.cell import Cell, mark_of
 from sluicegate.workers.gate import Gate
 
 log = logging.getLogger(__name__)
@@ -51,9 +56,12 @@ _scheduled: Any = getattr(worker_state, "scheduled_requests", None)
 """Requests that wait for their ETA; Celery keeps this set since 5.7."""
 
 _CHUNK = 500
+_REMEMBERED = 100
 _LOOK_FOR_OURS = 2000
 _SETTLE_S = 0.001
+_SETTLE_AT_MOST_S = 0.05
 _RETRY_S = 0.1
+_RETRY_AT_MOST_S = 5.0
 
 # Puts messages back at the HEAD of their lists. BRPOP takes from the right, so the head is the right end, and
 # they come newest first: the oldest ends in front. Dropping the tag and pushing are one step, and a tag that is
@@ -75,22 +83,27 @@ return returned
 
 # A message that a BRPOP delivered after the hand-back belongs right behind the newest of ours that was older,
 # wherever that stands by now: other workers may have put theirs in front. Where none of ours is found near the
-# head, they have been taken, and it goes to the head itself. No tag exists for it yet.
-#   KEYS[1] list; ARGV[1] payload; ARGV[2] how far to look; ARGV[3..] the older payloads of ours, oldest first
+# head, they have been taken, and it goes to the head itself. As above, a tag that is gone means that it was done.
+#   KEYS[1] unacked, KEYS[2] unacked index, KEYS[3] list
+#   ARGV[1] tag, ARGV[2] payload, ARGV[3] how far to look, ARGV[4..] payloads of ours that were older, newest first
 _GIVE_BACK_LATE = """
-for i = #ARGV, 3, -1 do
-  local at = redis.call('LPOS', KEYS[1], ARGV[i], 'RANK', -1, 'MAXLEN', ARGV[2])
+redis.call('ZREM', KEYS[2], ARGV[1])
+if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then
+  return 0
+end
+for i = 4, #ARGV do
+  local at = redis.call('LPOS', KEYS[3], ARGV[i], 'RANK', -1, 'MAXLEN', ARGV[3])
   if at then
-    local before = redis.call('RPOP', KEYS[1], redis.call('LLEN', KEYS[1]) - at)
-    redis.call('RPUSH', KEYS[1], ARGV[1])
+    local before = redis.call('RPOP', KEYS[3], redis.call('LLEN', KEYS[3]) - at)
+    redis.call('RPUSH', KEYS[3], ARGV[2])
     for j = #before, 1, -1 do
-      redis.call('RPUSH', KEYS[1], before[j])
+      redis.call('RPUSH', KEYS[3], before[j])
     end
-    return #before
+    return 1
   end
 end
-redis.call('RPUSH', KEYS[1], ARGV[1])
-return 0
+redis.call('RPUSH', KEYS[3], ARGV[2])
+return 1
 """
 
 
@@ -118,6 +131,47 @@ class Owed:
     is_sure: bool = True
 
 
+@dataclass(slots=True)
+class Late:
+    """A message that came after the hand-back. `is_stored`: it stands in `unacked`, so that a retry can tell."""
+
+    queue: str
+    raw: dict[str, Any]
+    is_stored: bool = False
+
+    @property
+    def tag(self) -> str:
+        """Its delivery tag, unique to this delivery."""
+        return str(self.raw["properties"]["delivery_tag"])
+
+
+@dataclass(slots=True)
+class Returned:
+    """What was handed back to one list since the worker closed: all tags, and the newest payloads in order."""
+
+    tags: set[str] = field(default_factory=set)
+    newest: deque[str] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+
+    def add(self, tag: str, payload: str) -> None:
+        """One more, newer than those before."""
+        self.tags.add(tag)
+        self.newest.append(payload)
+
+
+@dataclass(slots=True)
+class Orphan:
+    """A job in a child's pipe that Celery forgot when its broker connection broke. The child runs it all the same.
+
+    `begun`: how many tasks the child's slot had begun when it was forgotten.
+    """
+
+    task: RunningTask
+    pid: int
+    slot: int
+    begun: int
+    was_seen: bool = False
+
+
 def check_worker(worker: Any) -> None:
     """Refuse what this version cannot hold; raises InvalidSetting. A gate that leaks is worse than none."""
     if not (isinstance(worker.pool_cls, type) and issubclass(worker.pool_cls, PreforkPool)):
@@ -133,6 +187,8 @@ def check_worker(worker: Any) -> None:
         raise InvalidSetting("worker_pool", "prefork without an event loop is not supported by this version")
     if not worker._conninfo.transport_options.get("ack_emulation", True):
         raise InvalidSetting("broker_transport_options", "ack_emulation=False loses what is handed back: leave it on")
+    if worker.optimization in ("fast", "fcfs"):
+        log.warning("sluicegate: with -O fast tasks are written ahead to busy children: a pause waits for their start")
 
 
 class Hands:
@@ -151,11 +207,17 @@ class Hands:
         self._held: list[Any] = []
         self._kept: list[Any] = []
         self._owed: list[Owed] = []
-        self._late: list[tuple[str, dict[str, Any]]] = []
-        self._returned: dict[str, list[str]] = {}
+        self._late: list[Late] = []
+        self._returned: dict[str, Returned] = {}
         self._serials = itertools.count()
         self._seen_started: set[int] = set()
-        self._is_retry_set = False
+        self._orphans: list[Orphan] = []
+        self._shadowed: dict[str, Any] = {}
+        self._flush_pool: Callable[[], None] | None = None
+        self._next_look: Any = None
+        self._looks = 0
+        self._failures = 0
+        self._last_failure = ""
         self._waker_r, self._waker_w = socket.socketpair()
         self._waker_r.setblocking(False)
         self._waker_w.setblocking(False)
@@ -186,6 +248,23 @@ class Hands:
             semaphore = self.worker.semaphore
             semaphore.value = min(semaphore.value + 1, semaphore.initial_value)
 
+    def watch_pool(self) -> None:
+        """Stand before the pool's `flush`, which exists once the pool has started."""
+        self._flush_pool = self.worker.pool.flush
+        self.worker.pool.flush = self._flush
+
+    def _flush(self) -> None:
+        """Celery forgets every job that no child has accepted; those written to a pipe will run nevertheless."""
+        for job in list(self._pool._cache.values()):
+            process = job._write_to
+            if not job._accepted and process is not None and self._is_task(job) and self.cell.can_see(process.index):
+                request = job._accept_callback.__self__
+                task = RunningTask(id=request.id, name=request.name)
+                begun = self.cell.slot(process.index).begun
+                self._orphans.append(Orphan(task=task, pid=process.pid, slot=process.index, begun=begun))
+        assert self._flush_pool is not None
+        self._flush_pool()
+
     # -- the consumer ---------------------------------------------------------------------------------------
 
     def attach(self, consumer: Any) -> None:
@@ -199,6 +278,8 @@ class Hands:
         self._consume = tasks.consume
         self._is_consuming = False
         self._returned.clear()
+        # These belonged to the channel that is gone.
+        self._shadowed.clear()
         tasks.consume = self.consume
         channel = tasks.channel
         basic_consume = channel.basic_consume
@@ -220,7 +301,9 @@ class Hands:
         """Listen for `wake` on the event loop; again after every reset of the hub."""
         hub.add_reader(self._waker_r.fileno(), self._on_wake)
         # Celery cancels a broken connection's timer entries, ours among them: it would be waited for in vain.
-        self._is_retry_set = False
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
         self.tend()
 
     def consume(self, no_ack: bool | None = None) -> None:
@@ -229,6 +312,7 @@ class Hands:
         assert self._consume is not None
         if not self.gate.standing.is_open:
             return
+        self._read_as_before()
         self._consume(no_ack)
         self._is_consuming = True
 
@@ -257,24 +341,37 @@ class Hands:
             self._settle_debts()
             if standing.is_open:
                 self._start_consuming()
-        except self._consumer.connection_errors as error:
-            # What is owed stays owed: the reconnect, or the next try, hands it back.
-            log.warning("sluicegate: handing back was cut off (%s): %d owed", error, len(self._owed) + len(self._late))
-            self._again(_RETRY_S)
+            is_done = standing.is_open or self._is_settled()
+        except Exception as error:
+            # Whatever the broker said (gone, read-only after a failover, no permission), a worker must not die of
+            # a pause, nor go deaf: what is owed stays owed, and the reconnect or the next try hands it back.
+            self._note_failure(error)
             return
-        if standing.is_open or self._is_settled():
+        self._failures = 0
+        if is_done and self.gate.acknowledge(standing):
             self._seen_started.clear()
-            if self.gate.acknowledge(standing):
-                return
-        self._again(_SETTLE_S)
+            self._looks = 0
+            return
+        self._looks += 1
+        # A pause is most often complete within milliseconds; where it is not, nobody is helped by a busy loop.
+        self._look_again(_SETTLE_S if self._looks < 100 else _SETTLE_AT_MOST_S)
 
-    def _again(self, delay_s: float) -> None:
-        if not self._is_retry_set:
-            self._is_retry_set = True
-            self.worker.hub.call_later(delay_s, self._on_retry)
+    def _note_failure(self, error: Exception) -> None:
+        said = f"{type(error).__name__}: {error}"
+        if self._failures == 0 or said != self._last_failure:
+            owed = len(self._owed) + len(self._late)
+            is_usual = isinstance(error, (*self._consumer.connection_errors, ResponseError))
+            log.error("sluicegate: handing back failed, %d owed (%s)", owed, said, exc_info=not is_usual)
+        self._last_failure = said
+        self._look_again(min(_RETRY_AT_MOST_S, _RETRY_S * 2 ** min(self._failures, 6)))
+        self._failures += 1
 
-    def _on_retry(self) -> None:
-        self._is_retry_set = False
+    def _look_again(self, delay_s: float) -> None:
+        if self._next_look is None:
+            self._next_look = self.worker.hub.call_later(delay_s, self._on_next_look)
+
+    def _on_next_look(self) -> None:
+        self._next_look = None
         self.tend()
 
     def _start_consuming(self) -> None:
@@ -284,6 +381,7 @@ class Hands:
             self.worker.process_task(request)
         if not self._is_consuming:
             assert self._consume is not None
+            self._read_as_before()
             self._consume()
             self._is_consuming = True
 
@@ -292,14 +390,31 @@ class Hands:
         tasks = self._consumer.task_consumer
         queues = [name for name in tasks.channel._active_queues if name not in tasks.channel._fanout_queues]
         tasks.cancel()
+        # Without credit kombu leaves the reply of that BRPOP unread, and the message in it is nowhere: not in the
+        # queue, not in unacked. No new BRPOP is sent while no queue is active, so this lets in no other.
+        qos = tasks.channel.qos
+        if "can_consume" not in self._shadowed:
+            self._shadowed["can_consume"] = qos.__dict__.get("can_consume")
+            qos.can_consume = _always
         self._is_consuming = False
         callbacks = tasks.channel.connection._callbacks
         for queue in queues:
             callbacks[queue] = self._late_callback(queue)
 
+    def _read_as_before(self) -> None:
+        """Take back what `_stop_consuming` put over the channel's credit; Celery may have put something there too."""
+        if "can_consume" not in self._shadowed:
+            return
+        qos = self._consumer.task_consumer.channel.qos
+        before = self._shadowed.pop("can_consume")
+        if before is None:
+            del qos.can_consume
+        else:
+            qos.can_consume = before
+
     def _late_callback(self, queue: str) -> Callable[[dict[str, Any]], None]:
         def late(raw: dict[str, Any]) -> None:
-            self._late.append((queue, raw))
+            self._late.append(Late(queue, raw))
             self.wake()
 
         return late
@@ -336,7 +451,7 @@ class Hands:
         """The requests whose jobs wait in the pool for a child to be free: nothing of them was written yet."""
         outbound = self._pool.outbound_buffer
         for job in list(outbound):
-            if job._accepted or job._terminated is not None:
+            if job._accepted or job._terminated is not None or not self._is_task(job):
                 continue
             outbound.remove(job)
             job.discard()
@@ -346,6 +461,11 @@ class Hands:
     @property
     def _pool(self) -> Any:
         return self.worker.pool._pool
+
+    @staticmethod
+    def _is_task(job: Any) -> bool:
+        """The pool has jobs of its own: a restart sends each child one that does nothing."""
+        return job.correlation_id is not None and job._accept_callback is not None
 
     def _owe(self, requests: list[Any]) -> None:
         channel = self._consumer.task_consumer.channel
@@ -383,20 +503,13 @@ class Hands:
             if self._owed:
                 self._give_back(channel, client)
             while self._late:
-                queue, raw = self._late[0]
-                priority = channel._get_message_priority(raw, reverse=False)
-                key, payload = _prefix(channel) + channel._q_for_pri(queue, priority), dumps(raw)
-                ours = self._returned.setdefault(key, [])
-                older = ours[: ours.index(payload)] if payload in ours else list(ours)
-                client.execute_command("EVAL", _GIVE_BACK_LATE, 1, key, payload, _LOOK_FOR_OURS, *older)
-                if payload not in ours:
-                    ours.append(payload)
+                self._give_back_late(channel, client, self._late[0])
                 self._late.pop(0)
 
     def _give_back(self, channel: Any, client: Any) -> None:
-        unacked, index = _prefix(channel) + channel.unacked_key, _prefix(channel) + channel.unacked_index_key
+        unacked, index = _unacked(channel)
         self._owed.sort(key=lambda owed: owed.serial)
-        returned: dict[str, list[str]] = {}
+        returned: list[tuple[Owed, str]] = []
         while self._owed:
             # Newest first, and not all in one script: an unlimited prefetch may have brought a million.
             newest = self._owed[-_CHUNK:][::-1]
@@ -408,11 +521,33 @@ class Hands:
                 payload = dumps(loads(entry)[0]) if entry else owed.payload
                 is_sure = owed.is_sure and now - owed.arrived_at < channel.visibility_timeout / 2
                 args += [owed.tag, owed.key, payload, "1" if is_sure else ""]
-                returned.setdefault(owed.key, []).insert(0, payload)
+                returned.append((owed, payload))
+            # If this fails, its reply may be all that was lost: then a tag that is gone was handed back by it.
+            self._owed[-_CHUNK:] = [replace(owed, is_sure=False) for owed in reversed(newest)]
             client.execute_command("EVAL", _GIVE_BACK, 2, unacked, index, *args)
             del self._owed[-_CHUNK:]
-        for key, payloads in returned.items():
-            self._returned.setdefault(key, []).extend(payloads)
+        for owed, payload in reversed(returned):
+            self._returned.setdefault(owed.key, Returned()).add(owed.tag, payload)
+
+    def _give_back_late(self, channel: Any, client: Any, late: Late) -> None:
+        unacked, index = _unacked(channel)
+        info = late.raw["properties"]["delivery_info"]
+        if not late.is_stored:
+            # As kombu does on arrival, and for the same reason; and so that a second try can tell a first one.
+            entry = dumps([late.raw, info["exchange"], info["routing_key"]])
+            client.execute_command("HSET", unacked, late.tag, entry)
+            client.execute_command("ZADD", index, time.time(), late.tag)
+            late.is_stored = True
+        priority = channel._get_message_priority(late.raw, reverse=False)
+        key, payload = _prefix(channel) + channel._q_for_pri(late.queue, priority), dumps(late.raw)
+        ours = self._returned.setdefault(key, Returned())
+        # One of ours can only have been caught at the head, where nothing of ours is in front of it.
+        is_ours = late.tag in ours.tags
+        older = [] if is_ours else list(reversed(ours.newest))
+        args = (late.tag, payload, _LOOK_FOR_OURS, *older)
+        client.execute_command("EVAL", _GIVE_BACK_LATE, 3, unacked, index, key, *args)
+        if not is_ours:
+            ours.add(late.tag, payload)
 
     # -- the barrier ------------------------------------------------------------------------------------------
 
@@ -420,27 +555,43 @@ class Hands:
         """Has everything that was given to the pool started or come back? Then nothing more can start.
 
         A job that a child accepted has not started yet: it accepts, and then enters the task. So each must have
-        been seen started, by the mark that the child writes when it does, in two looks a millisecond apart.
+        been seen running, by what the child writes right before the task's own code, in two looks a millisecond
+        apart.
         """
-        slots = {process.pid: process.index for process in self._pool._pool}
-        is_settled = True
+        processes = {process.pid: process.index for process in self._pool._pool}
+        is_settled = not (self._held or self._owed or self._late)
         alive: set[int] = set()
         for number, job in list(self._pool._cache.items()):
+            if not self._is_task(job):
+                continue
             alive.add(number)
             if number in self._seen_started:
                 continue
             is_settled = False
-            slot = slots.get(job._worker_pid, -1)
-            if job._accepted and self.cell.has_started(slot, job.correlation_id):
+            slot = processes.get(job._worker_pid, -1)
+            if job._accepted and (not self.cell.can_see(slot) or self.cell.slot(slot).runs_task(job.correlation_id)):
                 self._seen_started.add(number)
         self._seen_started &= alive
-        return is_settled and not self._held and not self._owed and not self._late
+        self._orphans = [orphan for orphan in self._orphans if self._has_work(orphan)]
+        return is_settled and all(orphan.was_seen for orphan in self._orphans)
+
+    def _has_work(self, orphan: Orphan) -> bool:
+        """Is it still to run, or running? Notes when it is seen running."""
+        if all(process.pid != orphan.pid for process in self._pool._pool):
+            return False
+        slot = self.cell.slot(orphan.slot)
+        if slot.runs_task(orphan.task.id):
+            orphan.was_seen = True
+            return True
+        # It ran if it was seen, if the child has begun another task since, or if it is what the child ran last.
+        return not (orphan.was_seen or slot.begun != orphan.begun or slot.mark == mark_of(orphan.task.id))
 
     # -- what the heartbeat says ------------------------------------------------------------------------------
 
     def running(self) -> tuple[RunningTask, ...]:
-        """The tasks that pool children have accepted and not finished; from any thread."""
-        return tuple(
+        """The tasks that pool children have accepted and not finished, forgotten ones too; from any thread."""
+        orphans = tuple(orphan.task for orphan in list(self._orphans) if self._has_work(orphan))
+        return orphans + tuple(
             RunningTask(
                 id=request.id,
                 name=request.name,
@@ -454,6 +605,11 @@ class Hands:
         reserved = set(_copied(worker_state.reserved_requests)) - set(_copied(worker_state.active_requests))
         waiting_for_eta = [entry.args[0] for entry in _eta_entries(self.worker.timer)]
         return len(reserved.union(waiting_for_eta))
+
+    def has_children(self) -> bool:
+        """Is any pool child alive?"""
+        pool = getattr(self.worker.pool, "_pool", None)
+        return pool is not None and any(process._is_alive() for process in pool._pool)
 
     def queues(self) -> tuple[str, ...]:
         """The names of the queues that this worker consumes when it is open."""
@@ -481,15 +637,57 @@ def _copied(weak: Any) -> list[Any]:
     return []
 
 
-def note_start_in_child(cell: Cell) -> Callable[..., None]:
-    """The receiver of `task_prerun` that leaves the mark; it does nothing outside a pool child.
+def _unacked(channel: Any) -> tuple[str, str]:
+    """The keys of what was delivered and not acknowledged: the hash, and the index by time."""
+    return _prefix(channel) + channel.unacked_key, _prefix(channel) + channel.unacked_index_key
 
-    It is called in the child right before the task's own code; `index` is the child's number in the pool.
+
+def _always() -> bool:
+    return True
+
+
+def note_starts_in_children(app: Any, hostname: str, cell: Cell) -> Callable[..., None]:
+    """The receiver of `worker_process_init` that makes a pool child write what it begins and ends.
+
+    `before_start` is the last thing that Celery calls before the task's own code, after every receiver of
+    `task_prerun` and after the STARTED state has been stored: seen later than that, a start is a start. The
+    tracers are built once more, since they look for it when they are built.
     """
     parent = os.getpid()
 
-    def note_start(task_id: str = "", **_: Any) -> None:
-        if os.getpid() != parent:
-            cell.note_start(getattr(billiard.current_process(), "index", -1), task_id)
+    def note_starts(**_: Any) -> None:
+        if os.getpid() == parent:
+            return
+        slot = getattr(billiard.current_process(), "index", -1)
+        # The child before this one may have been killed in the middle of a task that comes here again.
+        cell.note_end(slot)
+        for name, task in app.tasks.items():
+            _begin_noted(type(task), cell, slot)
+            task.__trace__ = _end_noted(build_tracer(name, task, app.loader, hostname, app=app), cell, slot)
 
-    return note_start
+    return note_starts
+
+
+def _begin_noted(task_class: Any, cell: Cell, slot: int) -> None:
+    original = task_class.before_start
+    if hasattr(original, "is_noted"):
+        return
+
+    def before_start(self: Any, task_id: str, args: Any, kwargs: Any) -> Any:
+        # A task that is applied inside another one runs under that one's start.
+        if not self.request.is_eager:
+            cell.note_begin(slot, task_id)
+        return original(self, task_id, args, kwargs)
+
+    before_start.is_noted = True  # type: ignore[attr-defined]
+    task_class.before_start = before_start
+
+
+def _end_noted(trace: Callable[..., Any], cell: Cell, slot: int) -> Callable[..., Any]:
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return trace(*args, **kwargs)
+        finally:
+            cell.note_end(slot)
+
+    return traced

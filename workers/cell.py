@@ -9,14 +9,19 @@ anonymous shared map made before the pool forks; nothing else has to be inherite
     bits  4-19  epoch
     bits 20-63  version
 
-Behind it stands one word per pool child: the mark of the task that it started last. A child writes its own
-slot only, so no lock is needed.
+Behind it stands one word per pool child: which task it began last, whether that still runs, and how many it has
+begun. A child writes its own slot only, so no lock is needed.
+
+    bits  0-31  CRC-32 of the task's id
+    bit   32    it runs
+    bits 33-63  tasks begun by the children that had this slot, modulo 2^31
 """
 
 from __future__ import annotations
 
 import mmap
 import zlib
+from dataclasses import dataclass
 
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.snapshots import NOTHING, Edition
@@ -33,6 +38,10 @@ HOLDING = _MODE | _LOCAL
 SLOTS = 4095
 """Pool children whose starts are seen; 32 KiB together with the word."""
 
+_RUNS = 1 << 32
+_MARK = _RUNS - 1
+_BEGUN_SHIFT, _BEGUN_MASK = 33, (1 << 31) - 1
+
 
 def pack(mode: Mode, edition: Edition, *, is_local: bool = False, has_scoped: bool = False) -> int:
     """The word for this state. The bounds of epoch and version are those that snapshots are checked for."""
@@ -45,9 +54,22 @@ def pack(mode: Mode, edition: Edition, *, is_local: bool = False, has_scoped: bo
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What one pool child has said: the mark of the task begun last, whether it runs, and how many were begun."""
+
+    mark: int
+    runs: bool
+    begun: int
+
+    def runs_task(self, task_id: str) -> bool:
+        """Does `task_id` run there now?"""
+        return self.runs and self.mark == mark_of(task_id)
+
+
 def mark_of(task_id: str) -> int:
-    """What a child writes when it starts `task_id`: never 0, and 1 in 4 billion to be taken for another."""
-    return zlib.crc32(task_id.encode()) | (1 << 32)
+    """What stands for a task's id in a slot; 1 in 4 billion to be taken for another."""
+    return zlib.crc32(task_id.encode())
 
 
 class Cell:
@@ -93,11 +115,23 @@ class Cell:
         word = self._words[0]
         return Edition((word >> _EPOCH_SHIFT) & _EPOCH_MASK, word >> _VERSION_SHIFT)
 
-    def note_start(self, slot: int, task_id: str) -> None:
-        """Called in pool child number `slot` when it starts `task_id`. Slots beyond SLOTS are not seen."""
-        if 0 <= slot < SLOTS:
-            self._words[1 + slot] = mark_of(task_id)
+    def note_begin(self, slot: int, task_id: str) -> None:
+        """Called in pool child number `slot` right before `task_id`'s own code. Slots beyond SLOTS are not seen."""
+        if self.can_see(slot):
+            begun = (self._words[1 + slot] >> _BEGUN_SHIFT) + 1
+            self._words[1 + slot] = mark_of(task_id) | _RUNS | ((begun & _BEGUN_MASK) << _BEGUN_SHIFT)
 
-    def has_started(self, slot: int, task_id: str) -> bool:
-        """Was `task_id` the last task that child number `slot` started? True for a slot that cannot be seen."""
-        return not 0 <= slot < SLOTS or self._words[1 + slot] == mark_of(task_id)
+    def note_end(self, slot: int) -> None:
+        """Called in pool child number `slot` when its task is over, and when the child is born."""
+        if self.can_see(slot):
+            self._words[1 + slot] &= ~_RUNS
+
+    def slot(self, slot: int) -> Slot:
+        """What child number `slot` has said; only for slots that can be seen."""
+        word = self._words[1 + slot]
+        return Slot(mark=word & _MARK, runs=bool(word & _RUNS), begun=word >> _BEGUN_SHIFT)
+
+    @staticmethod
+    def can_see(slot: int) -> bool:
+        """Is there a word for this child?"""
+        return 0 <= slot < SLOTS

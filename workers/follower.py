@@ -101,10 +101,11 @@ class Follower:
             while not self._stopping.is_set():
                 try:
                     self._look(reader)
+                    self._wait(subscription)
                 except Exception:
                     # A follower that dies leaves a worker deaf; whatever it was, the next look may succeed.
                     log.exception("sluicegate: reading the state failed")
-                self._wait(subscription)
+                    self._stopping.wait(self._pace.poll_s)
 
     def _wait(self, subscription: _Subscription) -> None:
         """Until a hint, a poke, or the jittered poll."""

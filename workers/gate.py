@@ -145,6 +145,9 @@ class Gate(Generic[R]):
 
     def _log_once(self, standing: Standing) -> None:
         """A pause is logged once per version and a resume once; an hour paused is one line (R-A11)."""
+        if standing.local_reason == BOOTING:
+            log.info("sluicegate: closed, %s", BOOTING)
+            return
         before, self._logged = self._logged, standing
         if standing.is_open:
             if before is None:
@@ -153,7 +156,8 @@ class Gate(Generic[R]):
                 log.warning("sluicegate: resumed at version %s", standing.edition)
         elif before is None or (before.edition, before.is_open) != (standing.edition, False):
             why = standing.local_reason or standing.words
-            log.warning("sluicegate: paused (%s) at version %s: %s", standing.mode.word, standing.edition, why)
+            mode = standing.mode.word if standing.mode else "by this worker itself"
+            log.warning("sluicegate: paused (%s) at version %s: %s", mode, standing.edition, why)
 
     @property
     def state(self) -> WorkerState:

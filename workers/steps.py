@@ -24,7 +24,7 @@ from sluicegate.schemas.errors import InvalidSetting
 from sluicegate.schemas.keys import parse_public_keys
 from sluicegate.schemas.names import host_of
 from sluicegate.schemas.scopes import Claim
-from sluicegate.workers.celery_inside import Hands, check_worker, note_start_in_child
+from sluicegate.workers.celery_inside import Hands, check_worker, note_starts_in_children
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.follower import Follower, Pace
 from sluicegate.workers.gate import Gate
@@ -41,6 +41,11 @@ class Member:
         """Raises InvalidSetting: what is missing, out of range, or not supported."""
         namespace = settings.NAMESPACE.read(environ)
         redis_url = settings.REDIS_URL.read(environ)
+        try:
+            connect(redis_url)
+        except ValueError:
+            # Its own text may show the password.
+            raise InvalidSetting(settings.REDIS_URL.name, "is not a URL such as redis://HOST:PORT/0") from None
         keys = TrustedKeys(parse_public_keys(settings.PUBLIC_KEYS.read(environ)))
         pace = Pace(
             poll_s=settings.POLL_INTERVAL_MS.read(environ) / 1000,
@@ -79,14 +84,15 @@ class Member:
             compose=self.compose,
             memory=memory,
         )
-        self._note_start = note_start_in_child(self.hands.cell)
-        signals.task_prerun.connect(self._note_start, weak=False)
+        note_starts = note_starts_in_children(worker.app, worker.hostname, self.hands.cell)
+        signals.worker_process_init.connect(note_starts, weak=False)
         signals.worker_shutdown.connect(self._on_shutdown, weak=False)
         # A cold shutdown sends no such signal. Pool children leave by `os._exit` and never come here.
-        atexit.register(self._say_goodbye)
+        atexit.register(self._on_exit)
 
     def start(self) -> None:
         """Start following and beating; the pool has forked by now."""
+        self.hands.watch_pool()
         self.follower.start()
         self.heart.start()
 
@@ -95,10 +101,15 @@ class Member:
         if sender is self.worker:
             self._say_goodbye()
 
+    def _on_exit(self) -> None:
+        """A process that leaves its children behind has no right to say that nothing runs here."""
+        if not self.hands.has_children():
+            self._say_goodbye()
+
     def _say_goodbye(self) -> None:
+        atexit.unregister(self._on_exit)
         self.follower.stop()
         self.heart.say_goodbye()
-        atexit.unregister(self._say_goodbye)
 
     def compose(self, seq: int, is_goodbye: bool) -> Beat:
         """What the heart sends."""

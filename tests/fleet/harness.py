@@ -112,7 +112,7 @@ class Feeder:
 
     def _run(self) -> None:
         try:
-            while not self._stop.wait(0.005):
+            while not self._stop.wait(0.02):
                 if self.fleet.depth() < self.low:
                     self.send(self.batch)
         except Exception as error:

@@ -1,11 +1,15 @@
 """The soak: many pauses of a busy worker, each judged by the checker.
 
-    python -m tests.fleet.soak --pauses 1000 [--json]
+    python -m tests.fleet.soak --pauses 1000 [--durable] [--json]
 
 One prefork worker with two slots is kept busy with tasks of 1 to 30 ms; the pauses are shared out over early
 and late acknowledgement and prefetch 1 and 4. Reported: starts after acknowledgement, lost, duplicated,
 displaced, and how long it took from a pause's call to the acknowledgement and to the last start. Exit code 0:
 all within the limits; 1: not; 2: the soak could not run.
+
+Every pause waits for its commit. With `--durable` that is one that outlives a power cut, and the times are those of
+the disk and of whoever else writes to it (a commit that waits a second for its fsync is a pause that does); without
+it they are sluicegate's own.
 """
 
 from __future__ import annotations
@@ -115,14 +119,14 @@ def _percentiles(values: Sequence[float]) -> dict[str, float]:
     return {"p50": at(0.5), "p99": at(0.99), "max": round(ordered[-1], 1)}
 
 
-def run(pauses: int, say: Callable[[str], None], *, seed: int | None = None) -> dict[str, Any]:
+def run(pauses: int, say: Callable[[str], None], *, durable: bool = False, seed: int | None = None) -> dict[str, Any]:
     """Run the soak; the facts."""
     began = time.monotonic()
     tally = Tally()
     chance = random.Random(seed)
     with (
         tempfile.TemporaryDirectory(prefix="sluicegate-soak-", ignore_cleanup_errors=True) as directory,
-        Stack(Path(directory) / "stack", actor="soak") as stack,
+        Stack(Path(directory) / "stack", durable=durable, actor="soak") as stack,
     ):
         for number, (acks_late, prefetch) in enumerate(MODES):
             share = pauses // len(MODES) + (number < pauses % len(MODES))
@@ -196,6 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.fleet.soak", description="Pause a busy worker often.")
     parser.add_argument("--pauses", type=_at_least_one, default=1000, help="how many (default: %(default)s)")
+    parser.add_argument("--durable", action="store_true", help="with Postgres as safe as in production")
     parser.add_argument("--seed", type=int, help="of the tasks' lengths and the moments of the pauses")
     parser.add_argument("--json", action="store_true", help="print the facts as one JSON object")
     options = parser.parse_args(arguments)
@@ -206,7 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{time.monotonic() - began:6.1f} s  {text}", file=sys.stderr, flush=True)
 
     try:
-        facts = run(options.pauses, say, seed=options.seed)
+        facts = run(options.pauses, say, durable=options.durable, seed=options.seed)
     except KeyboardInterrupt:
         print("soak: interrupted; everything it started has been stopped", file=sys.stderr)
         return 130

@@ -9,9 +9,10 @@ import json
 from base64 import b64decode
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from types import SimpleNamespace
+from functools import partial
+from types import MethodType, SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -20,6 +21,7 @@ from kombu import Connection, Consumer, Exchange, Queue
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 from sluicegate.control.embedded import EmbeddedValkey
 from sluicegate.schemas.holds import Hold, Holds
@@ -167,6 +169,13 @@ class Bench:
 
     def _start(self, parcel: Parcel) -> None:
         self.started.append(_number(parcel.message._raw))
+
+
+def _lose_the_answer_of_eval(client: Any, command: str, *args: Any) -> Any:
+    answer = client.execute_command(command, *args)
+    if command == "EVAL":
+        raise RedisConnectionError("the answer was lost")
+    return answer
 
 
 def _number(raw: dict[str, Any]) -> int:
@@ -367,6 +376,144 @@ def test_what_is_owed_over_a_broken_connection_is_handed_back_on_the_next_one(be
     assert bench.redis.hlen(bench.unacked) == 1
 
 
+def test_a_hand_back_whose_reply_was_lost_is_not_done_twice(bench):
+    """S6: the script ran, the connection broke before its answer came, and the next try must find that out."""
+    bench.send(1, 2, 3)
+    bench.open_and_receive(3)
+    bench.pause()
+    channel = bench.consumer.task_consumer.channel
+    whole = channel.conn_or_acquire
+
+    @contextmanager
+    def losing_the_answer():
+        with whole() as client:
+            yield SimpleNamespace(execute_command=partial(_lose_the_answer_of_eval, client))
+
+    channel.conn_or_acquire = losing_the_answer
+    bench.hands.tend()
+    assert not bench.has_acknowledged
+    channel.conn_or_acquire = whole
+    bench.hands._on_next_look()
+    assert bench.has_acknowledged
+    assert bench.waiting() == [2, 3]
+
+
+def test_a_late_hand_back_whose_reply_was_lost_is_not_done_twice(bench):
+    bench.send(1, 2, 3)
+    bench.open_and_receive(3)
+    bench.pause()
+    bench.hands.tend()
+    bench.send(4)
+    late = bench.redis.lpop(bench.name)
+    bench.connection.transport._deliver(json.loads(late), bench.name)
+    channel = bench.consumer.task_consumer.channel
+    whole = channel.conn_or_acquire
+
+    @contextmanager
+    def losing_the_answer():
+        with whole() as client:
+            yield SimpleNamespace(execute_command=partial(_lose_the_answer_of_eval, client))
+
+    channel.conn_or_acquire = losing_the_answer
+    bench.hands.tend()
+    channel.conn_or_acquire = whole
+    bench.hands._on_next_look()
+    assert bench.waiting() == [2, 3, 4]
+    assert bench.redis.hlen(bench.unacked) == 1
+
+
+@pytest.mark.parametrize("error", [ResponseError("READONLY"), RuntimeError("a defect")])
+def test_whatever_the_broker_says_a_pause_does_not_end_the_worker_and_nothing_is_forgotten(bench, error, caplog):
+    """A replica after a failover, a user without the permission, a full disk: said once, tried again."""
+    bench.send(1, 2, 3)
+    bench.open_and_receive(3)
+    bench.pause()
+    channel = bench.consumer.task_consumer.channel
+    whole = channel.conn_or_acquire
+
+    def refuse():
+        raise error
+
+    channel.conn_or_acquire = refuse
+    for _ in range(5):
+        bench.hands.tend()
+    assert not bench.has_acknowledged
+    assert len(caplog.records) == 1
+    channel.conn_or_acquire = whole
+    bench.hands._on_next_look()
+    assert bench.has_acknowledged
+    assert bench.waiting() == [2, 3]
+
+
+def test_a_reply_that_is_out_is_read_even_where_no_credit_is_left(bench):
+    """S5: unread, the message in it would be neither in the queue nor in unacked."""
+    bench.send(1)
+    bench.open_and_receive(1)
+    qos = bench.consumer.task_consumer.channel.qos
+    qos.prefetch_count = 1
+    assert not qos.can_consume()
+    bench.pause()
+    bench.hands.tend()
+    assert qos.can_consume()
+    bench.resume()
+    bench.hands.tend()
+    assert not qos.can_consume()
+
+
+def test_a_job_that_celery_forgot_with_its_connection_is_waited_for(bench):
+    """S1: it is in the child's pipe, and the child will run it; flush forgets it when the broker drops."""
+    child = SimpleNamespace(pid=77, index=5)
+    parcel = SimpleNamespace(id="t1", name="app.work", on_accepted=None)
+    parcel.on_accepted = MethodType(lambda self: None, parcel)
+    job = SimpleNamespace(
+        _accepted=False, _worker_pid=None, _write_to=child, correlation_id="t1", _accept_callback=parcel.on_accepted
+    )
+    bench.pool._cache[1] = job
+    bench.pool._pool.append(child)
+    bench.worker.pool.flush = bench.pool._cache.clear
+    bench.hands.watch_pool()
+    bench.worker.pool.flush()
+    bench.pause()
+    bench.hands.tend()
+    assert not bench.has_acknowledged
+    assert [task.id for task in bench.hands.running()] == ["t1"], "not drained as long as it may still run"
+    bench.hands.cell.note_begin(5, "t1")
+    bench.hands._on_next_look()
+    assert bench.has_acknowledged
+    assert [task.id for task in bench.hands.running()] == ["t1"]
+    bench.hands.cell.note_end(5)
+    assert bench.hands.running() == ()
+
+
+def test_a_forgotten_job_whose_child_died_is_not_waited_for(bench):
+    child = SimpleNamespace(pid=77, index=5)
+    parcel = SimpleNamespace(id="t1", name="app.work")
+    callback = MethodType(lambda self: None, parcel)
+    job = SimpleNamespace(_accepted=False, _write_to=child, correlation_id="t1", _accept_callback=callback)
+    bench.pool._cache[1] = job
+    bench.pool._pool.append(child)
+    bench.worker.pool.flush = bench.pool._cache.clear
+    bench.hands.watch_pool()
+    bench.worker.pool.flush()
+    bench.pause()
+    bench.hands.tend()
+    assert not bench.has_acknowledged
+    bench.pool._pool.clear()
+    bench.hands._on_next_look()
+    assert bench.has_acknowledged
+
+
+def test_the_pool_s_own_jobs_are_no_tasks(bench):
+    """A pool restart sends each child a job that does nothing, without a callback or an id."""
+    job = SimpleNamespace(_accepted=False, correlation_id=None, _accept_callback=None, _terminated=None)
+    bench.pool._cache[1] = job
+    bench.pool.outbound_buffer.append(job)
+    bench.pause()
+    bench.hands.tend()
+    assert bench.has_acknowledged
+    assert list(bench.pool.outbound_buffer) == [job]
+
+
 def test_an_unlimited_prefetch_comes_back_in_order_too(bench):
     numbers = list(range(1203))
     bench.consumer.task_consumer.qos(prefetch_count=0)
@@ -397,18 +544,18 @@ def test_while_it_is_closed_no_consume_reaches_the_broker(bench):
 
 
 def test_the_acknowledgement_waits_for_a_job_that_a_child_has_not_started(bench):
-    """The barrier: accepted is not started; the child's own mark, seen twice, is."""
-    job = SimpleNamespace(_accepted=False, _worker_pid=None, correlation_id="t1", _terminated=None)
+    """The barrier: accepted is not started; the child's own word that it runs, seen twice, is."""
+    job = SimpleNamespace(_accepted=False, _worker_pid=None, correlation_id="t1", _accept_callback=print)
     bench.pool._cache[1] = job
     bench.pool._pool.append(SimpleNamespace(pid=77, index=5))
     bench.pause()
     bench.hands.tend()
     assert not bench.has_acknowledged
     job._accepted, job._worker_pid = True, 77
-    bench.hands._on_retry()
+    bench.hands._on_next_look()
     assert not bench.has_acknowledged
-    bench.hands.cell.note_start(5, "t1")
-    bench.hands._on_retry()
+    bench.hands.cell.note_begin(5, "t1")
+    bench.hands._on_next_look()
     assert not bench.has_acknowledged, "one look is not enough"
-    bench.hands._on_retry()
+    bench.hands._on_next_look()
     assert bench.has_acknowledged

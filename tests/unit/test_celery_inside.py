@@ -12,6 +12,7 @@ from importlib.metadata import version
 import billiard.pool
 import pytest
 from celery import Celery, bootsteps, signals
+from celery.app import trace
 from celery.concurrency import asynpool, prefork
 from celery.worker import WorkController, components, loops, request, state, strategy
 from celery.worker.consumer import Consumer, tasks
@@ -72,6 +73,15 @@ def test_the_installed_version_is_one_that_was_read(package):
         (request.create_request_cls, "correlation_id=task_id"),
         (request.Request.acknowledge, "if not self.acknowledged:"),
         (request.Request.reject, "if not self.acknowledged:"),
+        (asynpool.AsynPool.flush, "job.discard()"),
+        (Consumer.on_close, "self.pool.flush()"),
+        (prefork.TaskPool.on_start, "self.flush = getattr(P, 'flush', None)"),
+        (prefork.process_initializer, "task.__trace__ = build_tracer("),
+        (prefork.process_initializer, "signals.worker_process_init.send("),
+        # What is seen last before the task's own code, and what a child calls.
+        (trace.build_tracer, "task_before_start(uuid, args, kwargs) R = retval = fun(*args, **kwargs)"),
+        (trace.build_tracer, "if task_has_custom(task, 'before_start'): task_before_start = task.before_start"),
+        (trace.fast_trace_task, "tasks[task].__trace__("),
         # Redis: the message is in the unacked hash and its tag in the index; the callback is found by queue name.
         (redis.QoS.append, "hset(self.unacked_key, delivery_tag"),
         (redis.QoS.append, "zadd(self.unacked_index_key"),
@@ -136,7 +146,7 @@ def test_the_timer_shows_its_entries_and_cancels_them():
 
 
 def test_the_signals_that_are_relied_on_exist():
-    for name in ("task_prerun", "worker_shutdown"):
+    for name in ("worker_process_init", "worker_shutdown"):
         assert hasattr(signals, name), READ_AGAIN
 
 
@@ -151,6 +161,7 @@ class Stranger:
 
     pool_cls = prefork.TaskPool
     pool_start_method = "fork"
+    optimization = None
     use_eventloop = True
 
     def __init__(self, broker: str = "redis://127.0.0.1:1/0", **options: object) -> None:

@@ -39,7 +39,7 @@ def test_a_forked_child_reads_the_word_that_the_parent_stores_later():
     pid = os.fork()
     if pid == 0:
         os.read(to_child, 1)
-        cell.note_start(3, "task-a")
+        cell.note_begin(3, "task-a")
         os.write(from_child, b"\1" if cell.is_open else b"\0")
         os._exit(0)
     cell.store(pack(Mode.RUN, Edition(1, 2)))
@@ -49,13 +49,28 @@ def test_a_forked_child_reads_the_word_that_the_parent_stores_later():
     for fd in (to_child, from_parent, to_parent, from_child):
         os.close(fd)
     assert said == b"\1"
-    assert cell.has_started(3, "task-a")
-    assert not cell.has_started(3, "task-b")
-    assert not cell.has_started(2, "task-a")
+    assert cell.slot(3).runs_task("task-a")
+    assert not cell.slot(3).runs_task("task-b")
+    assert not cell.slot(2).runs_task("task-a")
 
 
-def test_a_slot_that_cannot_be_seen_never_blocks_the_barrier():
+def test_a_slot_says_which_task_runs_and_how_many_were_begun():
+    """A retry has the id of the run before: only while it runs does a slot say that it does."""
+    cell = Cell()
+    for number in (1, 2, 3):
+        assert not cell.slot(0).runs_task("t")
+        cell.note_begin(0, "t")
+        assert cell.slot(0).runs_task("t")
+        cell.note_end(0)
+        assert (cell.slot(0).begun, cell.slot(0).runs) == (number, False)
+    assert (cell.slot(1).begun, cell.word) == (0, Cell().word)
+
+
+def test_a_child_beyond_the_slots_writes_nothing():
     cell = Cell()
     for slot in (-1, SLOTS):
-        cell.note_start(slot, "t")
-        assert cell.has_started(slot, "t")
+        assert not cell.can_see(slot)
+        cell.note_begin(slot, "t")
+        cell.note_end(slot)
+    assert cell.word == Cell().word
+    assert cell.slot(SLOTS - 1).begun == 0

@@ -164,6 +164,14 @@ def test_a_hold_with_a_broken_field_is_refused_and_never_half_read(hold, data):
         Hold.from_wire(wire | {field: junk})
 
 
+def test_a_hold_from_a_newer_version_still_holds():
+    """A cause, a mode or a sequel that this version has never heard of must not make it obey nothing."""
+    wire = manual().to_wire() | {"cause": "carbon", "mode": "freeze", "then": "page-someone"}
+    hold = Hold.from_wire(wire)
+    assert (hold.cause, hold.mode, hold.then) == ("carbon", Mode.QUIESCE, "page-someone")
+    assert hold.to_wire()["cause"] == "carbon"
+
+
 def test_two_active_holds_of_one_key_cannot_be():
     with pytest.raises(ValueError, match="same scope, cause and source"):
         Holds(version=1, active=frozenset({manual(), manual(Mode.QUIESCE)}))
