@@ -17,6 +17,9 @@ from sluicegate.schemas.snapshots import Edition
 
 COMMAND = "sluicegate_hint"
 STOP_S = 1.0
+AFTER_S = 0.2
+"""How long after the change it knocks. By then the hint has been heard wherever it could be, and a broadcast, which
+costs a connection here and an answer there, is not in the way of the workers that are busy obeying it."""
 
 
 class SecondDoor:
@@ -56,6 +59,7 @@ class SecondDoor:
         while True:
             with self._wakeup:
                 self._wakeup.wait_for(lambda: self._waiting is not None or self._is_stopping)
+                self._wakeup.wait_for(lambda: self._is_stopping, timeout=AFTER_S)
                 if self._is_stopping:
                     return
                 edition, self._waiting = self._waiting, None

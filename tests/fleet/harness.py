@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -401,13 +401,14 @@ class Fleet:
 
     def wait_open(self, *names: str, within_s: float = 20.0) -> None:
         """Return once every worker says that it runs, by the newest order."""
-        self._wait_state("running", names, within_s)
+        self.wait_state("running", *names, within_s=within_s)
 
     def wait_acknowledged(self, *names: str, within_s: float = 20.0) -> None:
         """Return once every worker says that nothing more can start there, by the newest order."""
-        self._wait_state("paused", names, within_s)
+        self.wait_state("paused", *names, within_s=within_s)
 
-    def _wait_state(self, state: str, names: Iterable[str], within_s: float) -> None:
+    def wait_state(self, state: str, *names: str, within_s: float = 20.0) -> None:
+        """Return once every named worker (all: no names) says `state`, with the newest order applied."""
         wanted = list(names or self.workers)
         newest = self.calls[-1].edition if self.calls else (1, 1)
 

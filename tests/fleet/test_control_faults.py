@@ -108,6 +108,28 @@ def test_s4_a_worker_does_not_boot_open_on_a_running_state_that_nobody_stands_be
     assert verdict.broken == {}
 
 
+@pytest.mark.parametrize("policy", ["open", "closed"])
+def test_s9_a_running_worker_that_loses_touch_follows_its_stale_policy(stack: Stack, policy: str) -> None:
+    """S9: it goes on for the stale lease; then `open` goes on with an alarm, and `closed` closes by itself."""
+    lease = {"SLUICEGATE_STALE_AFTER_S": "2", "SLUICEGATE_STALE_POLICY": policy}
+    with Fleet(stack, environ=lease) as fleet:
+        fleet.watch()
+        worker = fleet.start()
+        fleet.wait_open()
+        stack.kill_control()
+        until("it says that it is out of touch", lambda: "no fresh state for 2 s" in worker.process.output)
+        if policy == "closed":
+            fleet.wait_state("paused")
+            fleet.send_naps(5, 0.001)
+            fleet.stays_still(for_s=1.0)
+            stack.start_control()
+            fleet.wait_open()
+        else:
+            fleet.send_naps(5, 0.001)
+        fleet.wait_done()
+        assert fleet.words()[0].state == "running"
+
+
 def test_s1_s9_postgres_stopped_at_once_while_paused(stack: Stack) -> None:
     """Orders are refused as unavailable, nothing changes, and the pause holds until Postgres is back."""
     with Fleet(stack) as fleet:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import signal
 
+import psutil
 import pytest
 
 from sluicegate.control.stack import Stack
 from tests.fleet.harness import Fleet
-from tests.fleet.waiting import until
+from tests.fleet.waiting import stays, until
 
 
 def _busy_then_drained(fleet: Fleet) -> None:
@@ -126,6 +128,99 @@ def test_s1_s5_connections_cut_while_the_fleet_runs_do_not_break_a_later_pause(s
         fleet.wait_done()
         verdict = fleet.check()
     assert verdict.broken == {}
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--max-tasks-per-child=3",), ("--autoscale=4,1",)], ids=["recycled", "autoscaled"]
+)
+def test_s1_s5_s6_children_that_come_and_go_stand_behind_the_same_gate(
+    stack: Stack, arguments: tuple[str, ...]
+) -> None:
+    """Children forked after the start, by recycling or by autoscaling, obey what the first ones obey."""
+    with Fleet(stack) as fleet:
+        fleet.watch()
+        fleet.start(slots=4, arguments=(*arguments, "--without-mingle", "--without-gossip"))
+        fleet.wait_open()
+        fleet.send_naps(160, 0.02)
+        for pause in range(3):
+            fleet.wait_started(35 * (pause + 1))
+            fleet.pause()
+            assert fleet.wait_drained().contents.queued
+            fleet.resume()
+        fleet.wait_done()
+        verdict = fleet.check()
+        pids = {record.pid for record in fleet.read_records()}
+    assert verdict.broken == {}
+    assert len(pids) > 1
+
+
+def test_s1_the_acknowledgement_waits_for_a_child_that_has_its_task_and_cannot_begin(stack: Stack) -> None:
+    """A job in a child's pipe cannot be called back: until it has begun, the worker is pausing, not paused."""
+    with Fleet(stack) as fleet:
+        fleet.watch()
+        worker = fleet.start(slots=1)
+        fleet.wait_open()
+        (child,) = psutil.Process(worker.pid).children()
+        child.suspend()
+        fleet.send_naps(5, 0.02)
+        until("the worker has taken them", lambda: fleet.depth() < 5)
+        fleet.pause()
+        until("the worker knows", lambda: fleet.words()[0].state == "pausing")
+        until("the others are back", lambda: fleet.depth() == 4)
+        stays("it does not acknowledge", lambda: fleet.words()[0].state == "pausing", for_s=1.5)
+        assert not fleet.started()
+        child.resume()
+        fleet.wait_drained()
+        assert fleet.started() == {0}
+        fleet.resume()
+        fleet.wait_done()
+        verdict = fleet.check()
+    assert verdict.broken == {}
+
+
+def test_l4_a_worker_that_is_frozen_acknowledges_nothing_until_it_thaws(stack: Stack) -> None:
+    """L4: it is pending all the while; what its children had begun ends by itself."""
+    with Fleet(stack) as fleet:
+        fleet.watch()
+        worker = fleet.start()
+        fleet.wait_open()
+        fleet.send_naps(60, 0.02)
+        fleet.wait_started(10)
+        worker.send(signal.SIGSTOP)
+        call = fleet.pause()
+        stays("it has not applied it", lambda: fleet.words()[0].edition < call.edition, for_s=1.0)
+        assert not fleet.client.read().body.metrics.is_drained
+        worker.send(signal.SIGCONT)
+        fleet.wait_drained()
+        fleet.resume()
+        fleet.wait_done()
+        verdict = fleet.check()
+    assert verdict.broken == {}
+
+
+def test_l4_a_worker_lost_with_work_on_it_is_unknown_and_never_counted_as_drained(stack: Stack) -> None:
+    """L4: silence is not quiet. It counts until it is heard again, or an operator says to forget it."""
+    with Fleet(stack) as fleet:
+        fleet.watch()
+        worker = fleet.start(slots=1)
+        fleet.wait_open()
+        fleet.send_naps(1, 60)
+        fleet.wait_started(1)
+        until("its heartbeat tells of the task", lambda: fleet.words()[0].running == 1)
+        fleet.pause()
+        fleet.wait_acknowledged()
+        worker.kill()
+
+        def state() -> str:
+            found = fleet.client.workers().body.workers
+            return next(known.state for known in found if known.nodename == worker.nodename)
+
+        until("its lease has run out", lambda: state() == "unknown", within_s=20, every_s=0.1)
+        metrics = fleet.client.read().body.metrics
+        assert not metrics.is_drained
+        assert metrics.stale_running >= 1
+        fleet.client.forget(worker.nodename, reason="it will not come back")
+        assert fleet.client.read().body.metrics.stale_running == metrics.stale_running - 1
 
 
 def _connected(log: str) -> list[str]:
