@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import billiard
 from celery.app.trace import build_tracer
@@ -107,9 +107,8 @@ return 1
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """Where a message came from, how many came before it, and when (monotonic seconds)."""
+class Arrival(NamedTuple):
+    """Where a message came from, how many came before it, and when (monotonic seconds). One is made per message."""
 
     queue: str
     serial: int
@@ -661,33 +660,46 @@ def note_starts_in_children(app: Any, hostname: str, cell: Cell) -> Callable[...
         slot = getattr(billiard.current_process(), "index", -1)
         # The child before this one may have been killed in the middle of a task that comes here again.
         cell.note_end(slot)
+        child = _Child(cell, slot)
         for name, task in app.tasks.items():
-            _begin_noted(type(task), cell, slot)
-            task.__trace__ = _end_noted(build_tracer(name, task, app.loader, hostname, app=app), cell, slot)
+            child.note_begin_of(type(task))
+            task.__trace__ = child.noting_end(build_tracer(name, task, app.loader, hostname, app=app))
 
     return note_starts
 
 
-def _begin_noted(task_class: Any, cell: Cell, slot: int) -> None:
-    original = task_class.before_start
-    if hasattr(original, "is_noted"):
-        return
+class _Child:
+    """A pool child that writes what it begins and ends. It runs one task at a time."""
 
-    def before_start(self: Any, task_id: str, args: Any, kwargs: Any) -> Any:
-        # A task that is applied inside another one runs under that one's start.
-        if not self.request.is_eager:
-            cell.note_begin(slot, task_id)
-        return original(self, task_id, args, kwargs)
+    def __init__(self, cell: Cell, slot: int) -> None:
+        self._cell = cell
+        self._slot = slot
+        self._traced = ""
 
-    before_start.is_noted = True  # type: ignore[attr-defined]
-    task_class.before_start = before_start
+    def note_begin_of(self, task_class: Any) -> None:
+        """Have tasks of this class noted when they begin; once, where several tasks share the class."""
+        original = task_class.before_start
+        if hasattr(original, "is_noted"):
+            return
+        cell, slot = self._cell, self._slot
 
+        def before_start(task: Any, task_id: str, args: Any, kwargs: Any) -> Any:
+            # A task that is applied inside another one has another id, and runs under that one's start.
+            if task_id == self._traced:
+                cell.note_begin(slot, task_id)
+            return original(task, task_id, args, kwargs)
 
-def _end_noted(trace: Callable[..., Any], cell: Cell, slot: int) -> Callable[..., Any]:
-    def traced(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return trace(*args, **kwargs)
-        finally:
-            cell.note_end(slot)
+        before_start.is_noted = True  # type: ignore[attr-defined]
+        task_class.before_start = before_start
 
-    return traced
+    def noting_end(self, trace: Callable[..., Any]) -> Callable[..., Any]:
+        """What the pool calls for each task, with the end noted."""
+
+        def traced(uuid: str, *args: Any, **kwargs: Any) -> Any:
+            self._traced = uuid
+            try:
+                return trace(uuid, *args, **kwargs)
+            finally:
+                self._cell.note_end(self._slot)
+
+        return traced

@@ -77,58 +77,59 @@ class Cell:
 
     def __init__(self) -> None:
         self._map = mmap.mmap(-1, 8 * (1 + SLOTS))
-        self._words = memoryview(self._map).cast("Q")
-        self._words[0] = pack(Mode.DRAIN, NOTHING, is_local=True)
+        self.words: memoryview = memoryview(self._map).cast("Q")
+        """For who reads word 0 before every start, and cannot afford a call for it: `words[0] & HOLDING`."""
+        self.words[0] = pack(Mode.DRAIN, NOTHING, is_local=True)
 
     @property
     def word(self) -> int:
         """The whole state in one read."""
-        return self._words[0]
+        return self.words[0]
 
     def store(self, word: int) -> None:
         """Put a state into force. Only the parent process does, under the gate's lock."""
-        self._words[0] = word
+        self.words[0] = word
 
     @property
     def is_open(self) -> bool:
         """May something start?"""
-        return not self._words[0] & HOLDING
+        return not self.words[0] & HOLDING
 
     @property
     def mode(self) -> Mode:
         """The mode in force."""
-        return Mode(self._words[0] & _MODE)
+        return Mode(self.words[0] & _MODE)
 
     @property
     def is_local(self) -> bool:
         """Is a hold of the worker's own in force?"""
-        return bool(self._words[0] & _LOCAL)
+        return bool(self.words[0] & _LOCAL)
 
     @property
     def has_scoped(self) -> bool:
         """Must a claim be looked up among the scoped holds?"""
-        return bool(self._words[0] & _CONSULT)
+        return bool(self.words[0] & _CONSULT)
 
     @property
     def edition(self) -> Edition:
         """The (epoch, version) in force."""
-        word = self._words[0]
+        word = self.words[0]
         return Edition((word >> _EPOCH_SHIFT) & _EPOCH_MASK, word >> _VERSION_SHIFT)
 
     def note_begin(self, slot: int, task_id: str) -> None:
         """Called in pool child number `slot` right before `task_id`'s own code. Slots beyond SLOTS are not seen."""
         if self.can_see(slot):
-            begun = (self._words[1 + slot] >> _BEGUN_SHIFT) + 1
-            self._words[1 + slot] = mark_of(task_id) | _RUNS | ((begun & _BEGUN_MASK) << _BEGUN_SHIFT)
+            begun = (self.words[1 + slot] >> _BEGUN_SHIFT) + 1
+            self.words[1 + slot] = mark_of(task_id) | _RUNS | ((begun & _BEGUN_MASK) << _BEGUN_SHIFT)
 
     def note_end(self, slot: int) -> None:
         """Called in pool child number `slot` when its task is over, and when the child is born."""
         if self.can_see(slot):
-            self._words[1 + slot] &= ~_RUNS
+            self.words[1 + slot] &= ~_RUNS
 
     def slot(self, slot: int) -> Slot:
         """What child number `slot` has said; only for slots that can be seen."""
-        word = self._words[1 + slot]
+        word = self.words[1 + slot]
         return Slot(mark=word & _MARK, runs=bool(word & _RUNS), begun=word >> _BEGUN_SHIFT)
 
     @staticmethod

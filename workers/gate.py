@@ -19,7 +19,7 @@ from sluicegate.schemas.beats import WorkerState
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import Claim
 from sluicegate.schemas.snapshots import NOTHING, Edition, Snapshot
-from sluicegate.workers.cell import Cell, pack
+from sluicegate.workers.cell import HOLDING, Cell, pack
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ class Gate(Generic[R]):
 
     def __init__(self, cell: Cell, claim: Claim, *, wake: Callable[[], None], on_applied: Callable[[], None]) -> None:
         self.cell = cell
+        self._words = cell.words
         self.claim = claim
         self.standing = Standing(edition=NOTHING, mode=Mode.DRAIN, local_reason=BOOTING)
         self.applied = Applied()
@@ -76,7 +77,7 @@ class Gate(Generic[R]):
     def pass_through(self, start: Callable[[R], None], request: R) -> bool:
         """Start `request` if the gate is open; False where it is closed and nothing was done."""
         with self._lock:
-            if not self.cell.is_open:
+            if self._words[0] & HOLDING:
                 return False
             start(request)
             return True
