@@ -30,7 +30,7 @@ sending. Three rules, none of which an undisturbed fleet can break, however many
    are started in rank, and one that has been given its task is not busy until that task takes its time: so a
    task that is merely slow off the mark leaves a slot idle all the while, and is not overtaken.
 3. What stayed behind. With one worker, nothing that lies in the queue when it is drained ranks before
-   something that has started.
+   something that has started, where again all slots were busy at some moment since that start.
 """
 
 from __future__ import annotations
@@ -287,8 +287,8 @@ def _displaced(evidence: Evidence, starts: Sequence[Record]) -> set[int]:
             queue = [m.seq for m in drained.contents.queued if m.seq not in resent]
             plain = [seq for seq in queue if seq not in waits]
             if workers == 1:
-                started = max((ranks.of(r.seq) for r in run), default=(-1, 0))
-                displaced |= {seq for seq in plain if ranks.of(seq) < started}
+                passed = _passed(run, ranks, evidence, drained.at_us)
+                displaced |= {seq for seq in plain if ranks.of(seq) < passed}
             displaced |= _out_of_place(queue, ranks, workers, reach)
             ranks = _Ranks(queue)
     return displaced
@@ -343,15 +343,13 @@ def _overtaken(run: Sequence[Record], ranks: _Ranks, evidence: Evidence) -> set[
     overtaken: set[int] = set()
     for nodename, slots in evidence.slots.items():
         mine = [r for r in run if r.nodename == nodename]
-        full = _last_full_before(mine, nodename, slots, evidence.records)
+        full = _full_spells(nodename, slots, evidence.records)
         seen: set[int] = set()
         highest = (-1, 0)
-        begun: list[tuple[int, tuple[int, int]]] = [(r.at_us, ranks.of(r.seq)) for r in mine]
         passed = 0
         for start in mine:
-            last_full = full[start.at_us]
-            while passed < len(begun) and begun[passed][0] <= last_full:
-                highest = max(highest, begun[passed][1])
+            while passed < len(mine) and mine[passed].at_us < _last_full(full, start.at_us):
+                highest = max(highest, ranks.of(mine[passed].seq))
                 passed += 1
             if start.seq not in seen and ranks.of(start.seq) < highest:
                 overtaken.add(start.seq)
@@ -359,10 +357,15 @@ def _overtaken(run: Sequence[Record], ranks: _Ranks, evidence: Evidence) -> set[
     return overtaken
 
 
-def _last_full_before(
-    starts: Sequence[Record], nodename: str, slots: int, records: Sequence[Record]
-) -> dict[int, float]:
-    """For the time of each start: the last moment before it at which all slots were busy (-inf: none).
+def _passed(run: Sequence[Record], ranks: _Ranks, evidence: Evidence, at_us: int) -> tuple[int, int]:
+    """Rule 3, for one worker: the highest rank that started early enough for all slots to be busy after it."""
+    ((nodename, slots),) = evidence.slots.items()
+    last_full = _last_full(_full_spells(nodename, slots, evidence.records), at_us)
+    return max((ranks.of(r.seq) for r in run if r.at_us < last_full), default=(-1, 0))
+
+
+def _full_spells(nodename: str, slots: int, records: Sequence[Record]) -> list[int]:
+    """The ends of the spells in which all slots of a worker were busy, in order.
 
     A run that never ended is not counted as busy: who knows when it stopped.
     """
@@ -374,17 +377,19 @@ def _last_full_before(
             open_runs[key] = record.at_us
         elif key in open_runs:
             changes += [(open_runs.pop(key), +1), (record.at_us, -1)]
-    full_until: list[float] = []
+    ends: list[int] = []
     busy = 0
     for at_us, change in sorted(changes):
         if busy >= slots and change < 0:
-            full_until.append(at_us)
+            ends.append(at_us)
         busy += change
-    answer: dict[int, float] = {}
-    for start in starts:
-        place = bisect_right(full_until, start.at_us)
-        answer[start.at_us] = full_until[place - 1] - 0.5 if place else float("-inf")
-    return answer
+    return ends
+
+
+def _last_full(ends: Sequence[int], at_us: int) -> float:
+    """The end of the last spell that had ended by `at_us`; -inf where there was none."""
+    place = bisect_right(ends, at_us)
+    return ends[place - 1] if place else float("-inf")
 
 
 # --- times -----------------------------------------------------------------------------------------------

@@ -93,9 +93,9 @@ class Model:
 
 
 @st.composite
-def clean_runs(draw: st.DrawFn, *, most_workers: int = 3) -> Evidence:
+def clean_runs(draw: st.DrawFn, *, most_workers: int = 3, most_slots: int = 3) -> Evidence:
     workers = draw(st.integers(1, most_workers))
-    slots = {f"w{n}@fleet": draw(st.integers(1, 3)) for n in range(workers)}
+    slots = {f"w{n}@fleet": draw(st.integers(1, most_slots)) for n in range(workers)}
     tasks = draw(st.integers(40, 80))
     pauses = sorted(draw(st.sets(st.integers(1, tasks // 2), min_size=1, max_size=3)))
     times = st.lists(st.integers(1, 50_000), min_size=1, max_size=20)
@@ -256,7 +256,7 @@ def test_more_falling_rows_than_workers_are_displaced(evidence: Evidence) -> Non
     assert check(queues_with(evidence, {0: rows})).displaced
 
 
-@given(clean_runs(most_workers=1))
+@given(clean_runs(most_workers=1, most_slots=1))
 def test_what_stayed_behind_may_not_rank_before_what_started(evidence: Evidence) -> None:
     queue = [m.seq for m in evidence.drained[0].contents.queued]
     started = [r.seq for r in evidence.records if r.at_us < evidence.drained[0].at_us]
