@@ -27,7 +27,7 @@ import logging
 import os
 import socket
 import time
-from collections import deque
+from bisect import insort
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -81,12 +81,13 @@ end
 return returned
 """
 
-# A message that a BRPOP delivered after the hand-back belongs right behind the newest of ours that was older,
-# wherever that stands by now: other workers may have put theirs in front. Where none of ours is found near the
-# head, they have been taken, and it goes to the head itself. As above, a tag that is gone means that it was done.
+# A message that comes back after others of ours (a BRPOP delivered it late, a dying child had it) belongs right
+# behind the newest of ours that was older, wherever that stands by now: other workers may have put theirs in
+# front. Where none of ours is found near the head, they have been taken, and it goes to the head itself. As above,
+# a tag that is gone means that it was done.
 #   KEYS[1] unacked, KEYS[2] unacked index, KEYS[3] list
 #   ARGV[1] tag, ARGV[2] payload, ARGV[3] how far to look, ARGV[4..] payloads of ours that were older, newest first
-_GIVE_BACK_LATE = """
+_PUT_IN_PLACE = """
 redis.call('ZREM', KEYS[2], ARGV[1])
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then
   return 0
@@ -136,6 +137,7 @@ class Late:
 
     queue: str
     raw: dict[str, Any]
+    serial: int
     is_stored: bool = False
 
     @property
@@ -146,15 +148,20 @@ class Late:
 
 @dataclass(slots=True)
 class Returned:
-    """What was handed back to one list since the worker closed: all tags, and the newest payloads in order."""
+    """What was handed back to one list since the worker closed: all tags, and the newest with their place."""
 
     tags: set[str] = field(default_factory=set)
-    newest: deque[str] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    newest: list[tuple[int, str]] = field(default_factory=list)
 
-    def add(self, tag: str, payload: str) -> None:
-        """One more, newer than those before."""
+    def add(self, tag: str, serial: int, payload: str) -> None:
+        """One more."""
         self.tags.add(tag)
-        self.newest.append(payload)
+        insort(self.newest, (serial, payload))
+        del self.newest[:-_REMEMBERED]
+
+    def older_than(self, serial: int) -> list[str]:
+        """The payloads that came before `serial`, newest first."""
+        return [payload for other, payload in reversed(self.newest) if other < serial]
 
 
 @dataclass(slots=True)
@@ -413,7 +420,7 @@ class Hands:
 
     def _late_callback(self, queue: str) -> Callable[[dict[str, Any]], None]:
         def late(raw: dict[str, Any]) -> None:
-            self._late.append(Late(queue, raw))
+            self._late.append(Late(queue, raw, next(self._serials)))
             self.wake()
 
         return late
@@ -508,25 +515,34 @@ class Hands:
     def _give_back(self, channel: Any, client: Any) -> None:
         unacked, index = _unacked(channel)
         self._owed.sort(key=lambda owed: owed.serial)
-        returned: list[tuple[Owed, str]] = []
-        while self._owed:
+        # Where some went back before, these may not go in front of them: each is put in its place, oldest first.
+        stragglers = [owed for owed in self._owed if owed.key in self._returned]
+        self._owed = [owed for owed in self._owed if owed.key not in self._returned] + stragglers
+        while len(self._owed) > len(stragglers):
             # Newest first, and not all in one script: an unlimited prefetch may have brought a million.
-            newest = self._owed[-_CHUNK:][::-1]
+            end = len(self._owed) - len(stragglers)
+            chunk = slice(max(0, end - _CHUNK), end)
+            newest = self._owed[chunk][::-1]
             # What is stored is what was delivered; our copy serves where the broker lost its data meanwhile.
             stored = client.execute_command("HMGET", unacked, *(owed.tag for owed in newest))
             now = time.monotonic()
             args: list[str] = []
+            payloads: list[str] = []
             for owed, entry in zip(newest, stored, strict=True):
                 payload = dumps(loads(entry)[0]) if entry else owed.payload
                 is_sure = owed.is_sure and now - owed.arrived_at < channel.visibility_timeout / 2
                 args += [owed.tag, owed.key, payload, "1" if is_sure else ""]
-                returned.append((owed, payload))
+                payloads.append(payload)
             # If this fails, its reply may be all that was lost: then a tag that is gone was handed back by it.
-            self._owed[-_CHUNK:] = [replace(owed, is_sure=False) for owed in reversed(newest)]
+            self._owed[chunk] = [replace(owed, is_sure=False) for owed in reversed(newest)]
             client.execute_command("EVAL", _GIVE_BACK, 2, unacked, index, *args)
-            del self._owed[-_CHUNK:]
-        for owed, payload in reversed(returned):
-            self._returned.setdefault(owed.key, Returned()).add(owed.tag, payload)
+            del self._owed[chunk]
+            for owed, payload in zip(newest, payloads, strict=True):
+                self._returned.setdefault(owed.key, Returned()).add(owed.tag, owed.serial, payload)
+        while self._owed:
+            owed = self._owed[0]
+            self._put_in_place(channel, client, owed.key, owed.tag, owed.serial, owed.payload)
+            del self._owed[0]
 
     def _give_back_late(self, channel: Any, client: Any, late: Late) -> None:
         unacked, index = _unacked(channel)
@@ -538,15 +554,17 @@ class Hands:
             client.execute_command("ZADD", index, time.time(), late.tag)
             late.is_stored = True
         priority = channel._get_message_priority(late.raw, reverse=False)
-        key, payload = _prefix(channel) + channel._q_for_pri(late.queue, priority), dumps(late.raw)
+        key = _prefix(channel) + channel._q_for_pri(late.queue, priority)
+        self._put_in_place(channel, client, key, late.tag, late.serial, dumps(late.raw))
+
+    def _put_in_place(self, channel: Any, client: Any, key: str, tag: str, serial: int, payload: str) -> None:
         ours = self._returned.setdefault(key, Returned())
         # One of ours can only have been caught at the head, where nothing of ours is in front of it.
-        is_ours = late.tag in ours.tags
-        older = [] if is_ours else list(reversed(ours.newest))
-        args = (late.tag, payload, _LOOK_FOR_OURS, *older)
-        client.execute_command("EVAL", _GIVE_BACK_LATE, 3, unacked, index, key, *args)
+        is_ours = tag in ours.tags
+        older = [] if is_ours else ours.older_than(serial)
+        client.execute_command("EVAL", _PUT_IN_PLACE, 3, *_unacked(channel), key, tag, payload, _LOOK_FOR_OURS, *older)
         if not is_ours:
-            ours.add(late.tag, payload)
+            ours.add(tag, serial, payload)
 
     # -- the barrier ------------------------------------------------------------------------------------------
 

@@ -340,6 +340,26 @@ def test_a_late_message_finds_its_place_behind_ours_when_another_worker_put_its_
     assert bench.waiting() == [90, 91, 2, 3, 4, 5]
 
 
+def test_a_job_that_a_dying_child_had_goes_back_to_its_own_place(bench):
+    """A pool child that is recycled gives its job back to the pool, after the others have gone back."""
+    bench.send(1, 2, 3, 4)
+    bench.open_and_receive(4)
+    bench.pause()
+    third = bench.arrived[2]
+    waiting = bench.worker.semaphore._waiting
+    put_back = next(entry for entry in waiting if entry[1] == (third,))
+    waiting.remove(put_back)
+    bench.hands.tend()
+    assert bench.waiting() == [2, 4]
+    callback = MethodType(lambda self: None, third)
+    job = SimpleNamespace(
+        _accepted=False, _terminated=None, correlation_id=third.id, _accept_callback=callback, discard=lambda: None
+    )
+    bench.pool.outbound_buffer.append(job)
+    bench.hands.tend()
+    assert bench.waiting() == [2, 3, 4]
+
+
 def test_a_pause_and_its_resume_between_two_looks_still_hand_back_and_go_on(bench):
     bench.send(1, 2, 3)
     bench.open_and_receive(3)
