@@ -162,6 +162,21 @@ class Bench:
     def has_acknowledged(self) -> bool:
         return self.gate.applied.edition.version == self.version
 
+    @contextmanager
+    def losing_answers(self) -> Iterator[None]:
+        """Scripts run, and their answers are lost on the way back."""
+        channel = self.consumer.task_consumer.channel
+        whole = channel.conn_or_acquire
+
+        @contextmanager
+        def losing() -> Iterator[Any]:
+            with whole() as client:
+                yield SimpleNamespace(execute_command=partial(_lose_the_answer_of_eval, client))
+
+        channel.conn_or_acquire = losing
+        yield
+        channel.conn_or_acquire = whole
+
     def _arrive(self, message: Any) -> None:
         parcel = Parcel(message)
         self.arrived.append(parcel)
@@ -401,18 +416,9 @@ def test_a_hand_back_whose_reply_was_lost_is_not_done_twice(bench):
     bench.send(1, 2, 3)
     bench.open_and_receive(3)
     bench.pause()
-    channel = bench.consumer.task_consumer.channel
-    whole = channel.conn_or_acquire
-
-    @contextmanager
-    def losing_the_answer():
-        with whole() as client:
-            yield SimpleNamespace(execute_command=partial(_lose_the_answer_of_eval, client))
-
-    channel.conn_or_acquire = losing_the_answer
-    bench.hands.tend()
+    with bench.losing_answers():
+        bench.hands.tend()
     assert not bench.has_acknowledged
-    channel.conn_or_acquire = whole
     bench.hands._on_next_look()
     assert bench.has_acknowledged
     assert bench.waiting() == [2, 3]
@@ -426,17 +432,8 @@ def test_a_late_hand_back_whose_reply_was_lost_is_not_done_twice(bench):
     bench.send(4)
     late = bench.redis.lpop(bench.name)
     bench.connection.transport._deliver(json.loads(late), bench.name)
-    channel = bench.consumer.task_consumer.channel
-    whole = channel.conn_or_acquire
-
-    @contextmanager
-    def losing_the_answer():
-        with whole() as client:
-            yield SimpleNamespace(execute_command=partial(_lose_the_answer_of_eval, client))
-
-    channel.conn_or_acquire = losing_the_answer
-    bench.hands.tend()
-    channel.conn_or_acquire = whole
+    with bench.losing_answers():
+        bench.hands.tend()
     bench.hands._on_next_look()
     assert bench.waiting() == [2, 3, 4]
     assert bench.redis.hlen(bench.unacked) == 1
