@@ -269,6 +269,25 @@ def test_what_stayed_behind_may_not_rank_before_what_started(evidence: Evidence)
     assert left_behind in verdict.displaced
 
 
+def test_what_stayed_behind_in_the_pipe_of_a_child_that_left_is_not_displaced() -> None:
+    """Two slots: 0 was given to a child that ended before it began it, while 1 and 2 ran in the other."""
+    records = [
+        Record(event=event, at_us=at, task_id=f"t{seq}", seq=seq, pid=1, nodename="w@fleet")
+        for seq, start in ((1, 10), (2, 20))
+        for event, at in ((Event.START, start), (Event.END, start + 5))
+    ]
+    left = Contents(queued=(Message("t0", 0),))
+    evidence = Evidence(
+        sent=[Sent(seq=seq, at_us=0) for seq in range(3)],
+        records=records,
+        final=left,
+        slots={"w@fleet": 2},
+        drained=[Drained(at_us=100, contents=left)],
+    )
+    assert check(evidence).displaced == ()
+    assert check(replace(evidence, slots={"w@fleet": 1})).displaced == (0,)
+
+
 def test_a_task_that_starts_after_later_ones_is_displaced_only_if_all_slots_were_busy_meanwhile() -> None:
     """Two slots: 0 is slow off the mark while 1 and 2 run in the other slot; then the same with both busy."""
 
