@@ -37,7 +37,7 @@ from tests.fleet import broker
 from tests.fleet.broker import Contents
 from tests.fleet.checker import Call, Drained, Evidence, Sent, Verdict, check
 from tests.fleet.records import Reader, Record, microseconds
-from tests.fleet.waiting import stays, until
+from tests.fleet.waiting import NotInTime, stays, until
 from tests.fleet.watch import Watch, Word, by_redis
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -393,6 +393,9 @@ class Fleet:
             self._watch = Watch(look).__enter__()
         return self._watch
 
+    def _word_of(self, nodename: str) -> Word | None:
+        return self.watch().words().get(nodename)
+
     def words(self, *names: str) -> list[Word]:
         """The last word of each named worker (all: no names) that has said something."""
         seen = self.watch().words()
@@ -447,7 +450,17 @@ class Fleet:
     # --- judgement ---
 
     def evidence(self) -> Evidence:
-        """All that is known so far, for the checker."""
+        """All that is known so far, for the checker; every living worker has had time to speak of the last order."""
+        if self.plugin and self.calls:
+            newest = self.calls[-1].edition
+            alive = [worker.nodename for worker in self.workers.values() if worker.is_running]
+            # Its word follows what it does: it remembers the order on disk before it reports it.
+            with suppress(NotInTime):
+                until(
+                    "every worker has spoken",
+                    lambda: all((word := self._word_of(name)) and word.edition >= newest for name in alive),
+                    within_s=5,
+                )
         return Evidence(
             sent=list(self.sent),
             records=list(self.read_records()),

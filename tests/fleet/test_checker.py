@@ -249,6 +249,25 @@ def test_handing_back_to_the_tail_is_displaced(evidence: Evidence, count: int) -
     assert check(queues_with(evidence, {0: requeued})).displaced
 
 
+def test_behind_two_workers_a_message_may_move_as_far_as_could_be_handed_back_and_no_further() -> None:
+    """Two slots and prefetch 2: at most four can be handed back, and one more a worker be in flight."""
+
+    def displaced(queue: list[int]) -> tuple[int, ...]:
+        left = Contents(queued=tuple(Message(f"t{seq}", seq) for seq in queue))
+        evidence = Evidence(
+            sent=[Sent(seq=seq, at_us=0) for seq in queue],
+            records=[],
+            final=left,
+            slots={"w1@fleet": 1, "w2@fleet": 1},
+            prefetch=2,
+            drained=[Drained(at_us=100, contents=left)],
+        )
+        return check(evidence).displaced
+
+    assert displaced([*range(1, 7), 0, *range(7, 20)]) == ()
+    assert displaced([*range(1, 8), 0, *range(8, 20)]) == (0,)
+
+
 @given(clean_runs())
 def test_more_falling_rows_than_workers_are_displaced(evidence: Evidence) -> None:
     """A batch that comes back reversed is not in its worker's order, even if no message moved far."""
