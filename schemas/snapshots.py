@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import reprlib
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
@@ -114,15 +115,15 @@ def unseal(envelope: bytes, keys: Verify, namespace: str) -> Snapshot:
         signature = base64.b64decode(outer["sig"], validate=True)
         canonical = json.dumps(outer, separators=(",", ":")).encode()
     except (ValueError, KeyError, TypeError, binascii.Error, RecursionError) as error:
-        raise MalformedSnapshot(f"not an envelope: {error!r}") from None
+        raise MalformedSnapshot(f"not an envelope: {_said(error)}") from None
     if protocol != PROTOCOL or isinstance(protocol, bool) or not isinstance(kid, str):
-        raise MalformedSnapshot(f"envelope of protocol {protocol!r}, this is protocol {PROTOCOL}")
+        raise MalformedSnapshot(f"envelope of protocol {_short(protocol)}, this is protocol {PROTOCOL}")
     # Only the payload is signed, so the wrapping must have one spelling: else a byte of it could be
     # changed unseen, and "any changed byte is refused" would not be true.
     if set(outer) != {"v", "kid", "payload_b64", "sig"} or canonical != envelope or not _is_canonical(outer):
         raise MalformedSnapshot("the envelope is not in its canonical form")
     if not keys.verify(kid, payload, signature):
-        raise BadSignature(f"no trusted key made this signature (kid {kid!r})")
+        raise BadSignature(f"no trusted key made this signature (kid {_short(kid)})")
     return _parse(payload, namespace)
 
 
@@ -135,9 +136,9 @@ def _parse(payload: bytes, namespace: str) -> Snapshot:
     try:
         body = json.loads(payload)
         if body["v"] != PROTOCOL:
-            raise MalformedSnapshot(f"payload of protocol {body['v']!r}, this is protocol {PROTOCOL}")
+            raise MalformedSnapshot(f"payload of protocol {_short(body['v'])}, this is protocol {PROTOCOL}")
         if body["namespace"] != namespace:
-            raise MalformedSnapshot(f"a snapshot of namespace {body['namespace']!r}, not {namespace!r}")
+            raise MalformedSnapshot(f"a snapshot of namespace {_short(body['namespace'])}, not {namespace!r}")
         if not isinstance(body["holds"], list):
             raise MalformedSnapshot("holds is not a list")
         return Snapshot(
@@ -151,11 +152,19 @@ def _parse(payload: bytes, namespace: str) -> Snapshot:
             issued_at=from_wire(body["issuedAt"], "issuedAt"),
         )
     except (ValueError, KeyError, TypeError, InvalidInput, RecursionError) as error:
-        raise MalformedSnapshot(f"not a snapshot: {error!r}") from None
+        raise MalformedSnapshot(f"not a snapshot: {_said(error)}") from None
+
+
+_short = reprlib.repr
+"""What is quoted in a refusal came from whoever can write there: a megabyte of it may not end in every log."""
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:100]}"
 
 
 def _count(body: dict[str, object], field: str, most: int) -> int:
     value = body[field]
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise MalformedSnapshot(f"{field} {value!r} is not a count from 1 to {most}")
+        raise MalformedSnapshot(f"{field} {_short(value)} is not a count from 1 to {most}")
     return value

@@ -1,6 +1,6 @@
 """Everything that touches the insides of Celery, kombu and billiard. Nothing else in sluicegate does.
 
-Read from Celery 5.5.3, 5.6.0 and 5.7.0, kombu 5.5.4 and 5.7.0, billiard 4.3.2. `tests/unit/test_celery_inside.py`
+Read from Celery 5.5.3 and 5.7.0, kombu 5.5.4 and 5.7.0, billiard 4.3.2. `tests/unit/test_celery_inside.py`
 asserts each name and each shape used here, so that a new version that changes one fails loudly.
 
 What is relied on                                             where it stands
@@ -28,6 +28,7 @@ import os
 import socket
 import time
 from bisect import insort
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -50,7 +51,8 @@ from sluicegate.workers.gate import Gate
 log = logging.getLogger(__name__)
 
 READ_FROM = {"celery": ("5.5", "5.6", "5.7"), "kombu": ("5.5", "5.6", "5.7"), "billiard": ("4.2", "4.3")}
-"""The minor versions that the above was read from and tested with."""
+"""The minor versions that the above holds for: the fleet tests run on the newest and on Celery 5.5.0 with kombu 5.5.4,
+and the test of the names and shapes has also passed on Celery 5.6.2 with kombu 5.6.2 and billiard 4.2.4."""
 
 _scheduled: Any = getattr(worker_state, "scheduled_requests", None)
 """Requests that wait for their ETA; Celery keeps this set since 5.7."""
@@ -200,7 +202,7 @@ def check_worker(worker: Any) -> None:
 class Hands:
     """What one prefork worker on Redis has in its hands, and how it comes back. Lives as long as the process.
 
-    All methods but `wake` run on the consumer's thread, which is the event loop's.
+    All methods run on the consumer's thread, which is the event loop's, but for `wake` and what the heartbeat says.
     """
 
     def __init__(self, worker: Any, cell: Cell) -> None:
@@ -210,7 +212,7 @@ class Hands:
         self._consumer: Any = None
         self._consume: Callable[..., None] | None = None
         self._is_consuming = False
-        self._held: list[Any] = []
+        self._held: deque[Any] = deque()
         self._kept: list[Any] = []
         self._owed: list[Owed] = []
         self._late: list[Late] = []
@@ -218,7 +220,7 @@ class Hands:
         self._serials = itertools.count()
         self._seen_started: set[int] = set()
         self._orphans: list[Orphan] = []
-        self._shadowed: dict[str, Any] = {}
+        self._credit: Any = None
         self._flush_pool: Callable[[], None] | None = None
         self._next_look: Any = None
         self._looks = 0
@@ -277,15 +279,12 @@ class Hands:
         """Take hold of a new broker connection's task consumer, before its first `consume()`."""
         self._consumer = consumer
         # Of what came on an earlier connection kombu may have restored some when that was closed.
-        self._owe(self._held)
-        self._held = []
+        self._owe_held()
         self._owed = [replace(owed, is_sure=False) for owed in self._owed]
         tasks = consumer.task_consumer
         self._consume = tasks.consume
         self._is_consuming = False
         self._returned.clear()
-        # These belonged to the channel that is gone.
-        self._shadowed.clear()
         tasks.consume = self.consume
         channel = tasks.channel
         basic_consume = channel.basic_consume
@@ -341,9 +340,10 @@ class Hands:
             # No broker connection: nothing is consumed, and `register` comes here again after the reconnect.
             return
         try:
-            if was_closed:
+            if was_closed or self._held:
                 self._stop_consuming()
-                self._owe(self._collect())
+                self._collect()
+                self._owe_held()
             self._settle_debts()
             if standing.is_open:
                 self._start_consuming()
@@ -399,8 +399,9 @@ class Hands:
         # Without credit kombu leaves the reply of that BRPOP unread, and the message in it is nowhere: not in the
         # queue, not in unacked. No new BRPOP is sent while no queue is active, so this lets in no other.
         qos = tasks.channel.qos
-        if "can_consume" not in self._shadowed:
-            self._shadowed["can_consume"] = qos.__dict__.get("can_consume")
+        credit = qos.__dict__.get("can_consume")
+        if credit is not _always:
+            self._credit = credit
             qos.can_consume = _always
         self._is_consuming = False
         callbacks = tasks.channel.connection._callbacks
@@ -409,14 +410,13 @@ class Hands:
 
     def _read_as_before(self) -> None:
         """Take back what `_stop_consuming` put over the channel's credit; Celery may have put something there too."""
-        if "can_consume" not in self._shadowed:
-            return
         qos = self._consumer.task_consumer.channel.qos
-        before = self._shadowed.pop("can_consume")
-        if before is None:
+        if qos.__dict__.get("can_consume") is not _always:
+            return
+        if self._credit is None:
             del qos.can_consume
         else:
-            qos.can_consume = before
+            qos.can_consume = self._credit
 
     def _late_callback(self, queue: str) -> Callable[[dict[str, Any]], None]:
         def late(raw: dict[str, Any]) -> None:
@@ -427,31 +427,24 @@ class Hands:
 
     # -- the way back ---------------------------------------------------------------------------------------
 
-    def _collect(self) -> list[Any]:
-        """Take every request that has not been given to a pool child out of Celery's hands."""
-        worker, consumer = self.worker, self._consumer
-        taken, self._held = self._held, []
+    def _collect(self) -> None:
+        """Take every request that has not been given to a pool child out of Celery's hands, and hold it."""
+        worker, consumer, held = self.worker, self._consumer, self._held
         if self._uses_slots:
             waiting = worker.semaphore._waiting
             while waiting:
                 _, args, _ = waiting.popleft()
-                taken.append(args[0])
+                held.append(args[0])
         for bucket in consumer.task_buckets.values():
             while bucket is not None and bucket.contents:
                 request, _ = bucket.contents.popleft()
-                taken.append(request)
+                held.append(request)
         for entry in _eta_entries(consumer.timer):
             consumer.timer.cancel(entry)
             # The strategy raised the prefetch count for it, and lowers it when the ETA fires.
             consumer.qos.decrement_eventually()
-            taken.append(entry.args[0])
-        taken.extend(self._unwritten())
-        for request in taken:
-            worker_state.requests.pop(request.id, None)
-            worker_state.reserved_requests.discard(request)
-            if _scheduled is not None:
-                _scheduled.discard(request)
-        return taken
+            held.append(entry.args[0])
+        held.extend(self._unwritten())
 
     def _unwritten(self) -> Iterable[Any]:
         """The requests whose jobs wait in the pool for a child to be free: nothing of them was written yet."""
@@ -473,32 +466,41 @@ class Hands:
         """The pool has jobs of its own: a restart sends each child one that does nothing."""
         return job.correlation_id is not None and job._accept_callback is not None
 
-    def _owe(self, requests: list[Any]) -> None:
+    def _owe_held(self) -> None:
+        """Make a debt of every request that is held; one that fails leaves the others held, for the next try."""
+        while self._held:
+            request = self._held.popleft()
+            worker_state.requests.pop(request.id, None)
+            worker_state.reserved_requests.discard(request)
+            if _scheduled is not None:
+                _scheduled.discard(request)
+            if not request.acknowledged:
+                self._owe(request)
+
+    def _owe(self, request: Any) -> None:
         channel = self._consumer.task_consumer.channel
-        for request in requests:
-            if request.acknowledged:
-                continue
-            message = request.message
-            arrival: Arrival | None = getattr(message, "sluicegate_arrival", None)
-            if arrival is None or arrival.queue in channel._fanout_queues:
-                # A broadcast has no list to go back to; it waits here and starts when the gate opens.
-                self._kept.append(request)
-                continue
-            priority = channel._get_message_priority(message._raw, reverse=False)
-            self._owed.append(
-                Owed(
-                    tag=message.delivery_tag,
-                    key=_prefix(channel) + channel._q_for_pri(arrival.queue, priority),
-                    serial=arrival.serial,
-                    arrived_at=arrival.at,
-                    payload=dumps(message._raw),
-                )
+        message = request.message
+        arrival: Arrival | None = getattr(message, "sluicegate_arrival", None)
+        if arrival is None or arrival.queue in channel._fanout_queues:
+            # A broadcast has no list to go back to; it waits here and starts when the gate opens.
+            self._kept.append(request)
+            return
+        priority = channel._get_message_priority(message._raw, reverse=False)
+        self._owed.append(
+            Owed(
+                tag=message.delivery_tag,
+                key=_prefix(channel) + channel._q_for_pri(arrival.queue, priority),
+                serial=arrival.serial,
+                arrived_at=arrival.at,
+                payload=dumps(message._raw),
             )
-            # From here on the message is not Celery's: neither acknowledged nor restored by it.
-            channel.qos._quick_ack(message.delivery_tag)
-            request.acknowledged = True
-            message._state = "REQUEUED"
-            request.send_event("task-rejected", requeue=True)
+        )
+        # From here on the message is not Celery's: neither acknowledged nor restored by it.
+        channel.qos._quick_ack(message.delivery_tag)
+        request.acknowledged = True
+        message._state = "REQUEUED"
+        # Last, since it goes to the broker and may fail: the debt stands by then.
+        request.send_event("task-rejected", requeue=True)
 
     def _settle_debts(self) -> None:
         """Hand back all that is owed; raises the broker's connection errors, and then all is still owed."""

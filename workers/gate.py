@@ -57,7 +57,7 @@ class Gate(Generic[R]):
     """The gate of one worker process. `R` is whatever a start needs (Celery's request).
 
     `claim` is what this worker is to a scope. `wake` is called after every flip, from whichever thread made it:
-    the consumer's thread must then call `settle` until it returns True. `on_applied` is called when an
+    the consumer's thread must then do what `take_duty` names, and `acknowledge` it. `on_applied` is called when an
     acknowledgement has been made, from the consumer's thread.
     """
 

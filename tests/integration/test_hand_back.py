@@ -439,6 +439,40 @@ def test_a_late_hand_back_whose_reply_was_lost_is_not_done_twice(bench):
     assert bench.redis.hlen(bench.unacked) == 1
 
 
+def test_an_event_that_cannot_be_sent_leaves_no_message_behind(bench):
+    """S5: the event goes to the broker too; what was taken from Celery and not yet owed must not be dropped."""
+    bench.send(1, 2, 3, 4)
+    bench.open_and_receive(4)
+    bench.pause()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RedisConnectionError("the broker is gone")
+
+    bench.arrived[2].send_event = fail
+    bench.hands.tend()
+    assert not bench.has_acknowledged
+    bench.hands._on_next_look()
+    assert bench.has_acknowledged
+    assert bench.waiting() == [2, 3, 4]
+
+
+def test_what_celery_itself_put_over_the_credit_is_there_again_after_the_resume(bench):
+    """`worker_disable_prefetch` puts a `can_consume` of its own on the channel."""
+
+    def never() -> bool:
+        return False
+
+    qos = bench.consumer.task_consumer.channel.qos
+    qos.can_consume = never
+    for _ in range(2):
+        bench.pause()
+        bench.hands.tend()
+        assert qos.can_consume()
+        bench.resume()
+        bench.hands.tend()
+        assert qos.can_consume is never
+
+
 @pytest.mark.parametrize("error", [ResponseError("READONLY"), RuntimeError("a defect")])
 def test_whatever_the_broker_says_a_pause_does_not_end_the_worker_and_nothing_is_forgotten(bench, error, caplog):
     """A replica after a failover, a user without the permission, a full disk: said once, tried again."""

@@ -120,6 +120,22 @@ def test_even_a_trusted_key_cannot_make_a_worker_take_nonsense(change):
         unseal(json.dumps(envelope, separators=(",", ":")).encode(), TRUSTED, "default")
 
 
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"\xff" * 100_000,
+        b'"' + b"a" * 100_000 + b'"',
+        json.dumps({"v": "x" * 100_000, "kid": "", "payload_b64": "", "sig": ""}).encode(),
+        json.dumps({"v": 1, "kid": "k" * 100_000, "payload_b64": "", "sig": ""}, separators=(",", ":")).encode(),
+    ],
+)
+def test_a_refusal_does_not_repeat_what_it_refuses(junk):
+    """Every log of every worker would carry it."""
+    with pytest.raises(SnapshotRefused) as caught:
+        unseal(junk, TRUSTED, "default")
+    assert len(str(caught.value)) < 300
+
+
 @pytest.mark.parametrize("text", ["", " , ", "not base64!", base64.b64encode(b"short").decode()])
 def test_what_is_no_public_key_is_refused_by_the_setting_s_name(text):
     with pytest.raises(InvalidSetting) as caught:

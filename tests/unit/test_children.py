@@ -1,0 +1,116 @@
+"""What a pool child writes: a task runs from right before its own code until it is over, and no other time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery, signals
+from celery.app.trace import build_tracer
+
+from sluicegate.workers.celery_inside import _Child
+from sluicegate.workers.cell import Cell
+
+SLOT = 3
+
+
+class Bench:
+    """An app whose tasks are traced as in a pool child, and what was seen of the slot meanwhile."""
+
+    def __init__(self) -> None:
+        self.app = Celery("children", set_as_current=False, broker="memory://", backend="cache+memory://")
+        self.cell = Cell()
+        self.child = _Child(self.cell, SLOT)
+        self.seen: dict[str, bool] = {}
+
+    def see(self, when: str, task_id: str) -> None:
+        self.seen[when] = self.cell.slot(SLOT).runs_task(task_id)
+
+    def note(self, task: Any) -> Any:
+        """What a child does with each task of the app when it is born; the task behind Celery's proxy."""
+        behind = self.app.tasks[task.name]
+        self.child.note_begin_of(type(behind))
+        return behind
+
+    def run(self, task: Any, task_id: str) -> None:
+        task = self.note(task)
+        trace = self.child.noting_end(build_tracer(task.name, task, self.app.loader, "w1@h", app=self.app))
+        trace(task_id, (), {}, {"id": task_id, "delivery_info": {}})
+        self.see("after", task_id)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.app.close()
+
+
+def test_a_task_runs_from_its_own_code_on_and_not_before_its_receivers_and_its_stored_state(bench):
+    """S1: a receiver of task_prerun that takes long, and STARTED on its way to the backend, come before the start."""
+
+    @bench.app.task(bind=True, track_started=True, shared=False)
+    def work(self):
+        bench.see("in the task", self.request.id)
+
+    stored = work.backend.store_result
+
+    def store(task_id, result, state, **other):
+        bench.see(f"storing {state}", task_id)
+        return stored(task_id, result, state, **other)
+
+    work.backend.store_result = store
+
+    def receive(task_id="", **_):
+        bench.see("in a receiver", task_id)
+
+    signals.task_prerun.connect(receive)
+    try:
+        bench.run(work, "t1")
+    finally:
+        signals.task_prerun.disconnect(receive)
+    assert bench.seen.pop("storing SUCCESS")
+    assert bench.seen == {"in a receiver": False, "storing STARTED": False, "in the task": True, "after": False}
+
+
+def test_a_second_run_of_the_same_id_is_not_taken_for_running_before_it_does(bench):
+    """A retry has the id of the run before."""
+
+    @bench.app.task(shared=False)
+    def work():
+        raise ValueError("once more")
+
+    for run in (1, 2):
+        bench.run(work, "t1")
+        assert bench.cell.slot(SLOT).begun == run
+        assert not bench.seen["after"]
+
+
+def test_a_task_applied_inside_another_leaves_the_outer_one_running(bench):
+    @bench.app.task(shared=False)
+    def inner():
+        return 1
+
+    @bench.app.task(bind=True, shared=False)
+    def outer(self):
+        inner.apply()
+        bench.see("after the inner one", self.request.id)
+
+    bench.note(inner)
+    bench.run(outer, "t1")
+    assert bench.seen == {"after the inner one": True, "after": False}
+    assert bench.cell.slot(SLOT).begun == 1
+
+
+def test_a_task_s_own_before_start_is_called_and_is_already_its_own_code(bench):
+    class Base(bench.app.Task):  # type: ignore[name-defined,misc]
+        def before_start(self, task_id, args, kwargs):
+            bench.see("before_start", task_id)
+
+    @bench.app.task(base=Base, shared=False)
+    def work():
+        return 1
+
+    bench.run(work, "t1")
+    assert bench.seen == {"before_start": True, "after": False}
