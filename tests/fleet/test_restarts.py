@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import signal
+import termios
+from array import array
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -164,7 +170,8 @@ def test_s1_the_acknowledgement_waits_for_a_child_that_has_its_task_and_cannot_b
         child.suspend()
         fleet.send_naps(5, 0.02)
         until("the worker has taken four", lambda: len(fleet.contents().unacked) == 4)
-        until("its event loop has gone on", fleet.ping)
+        # A job that is not written yet would come back too, and rightly so.
+        until("the child's pipe holds its job", lambda: _waits_in_a_pipe_of(child.pid))
         fleet.pause()
         until("the others are back", lambda: fleet.depth() == 4)
         stays("it does not acknowledge", lambda: fleet.words()[0].state != "paused", for_s=2.5)
@@ -176,6 +183,23 @@ def test_s1_the_acknowledgement_waits_for_a_child_that_has_its_task_and_cannot_b
         fleet.wait_done()
         verdict = fleet.check()
     assert verdict.broken == {}
+
+
+def _waits_in_a_pipe_of(pid: int) -> bool:
+    """Does any pipe that the process has open hold something that nobody has read?"""
+    waiting = array("i", [0])
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            if not os.readlink(link).startswith("pipe:"):
+                continue
+            end = os.open(link, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                fcntl.ioctl(end, termios.FIONREAD, waiting)
+            finally:
+                os.close(end)
+            if waiting[0]:
+                return True
+    return False
 
 
 def test_l4_a_worker_that_is_frozen_acknowledges_nothing_until_it_thaws(stack: Stack) -> None:
