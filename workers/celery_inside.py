@@ -1,7 +1,8 @@
-"""Everything that touches the insides of Celery, kombu and billiard. Nothing else in sluicegate does.
+"""Everything that touches the insides of Celery, kombu, billiard and gevent. Nothing else in sluicegate does.
 
-Read from Celery 5.5.3 and 5.7.0, kombu 5.5.4 and 5.7.0, billiard 4.3.2. `tests/unit/test_celery_inside.py`
-asserts each name and each shape used here, so that a new version that changes one fails loudly.
+Read from Celery 5.5.3 and 5.7.0, kombu 5.5.4 and 5.7.0, billiard 4.3.2, gevent 24.10.1 and 26.9.0.
+`tests/unit/test_celery_inside.py` asserts each name and each shape used here, so that a new version that changes
+one fails loudly.
 
 What is relied on                                             where it stands
 - `WorkController._process_task`, looked up at call time      celery/worker/worker.py
@@ -12,6 +13,11 @@ What is relied on                                             where it stands
 - `AsynPool.outbound_buffer`, `._cache`, `._pool[].index`     celery/concurrency/asynpool.py, billiard/pool.py
 - `ApplyResult._accepted`, `._accept_callback`, `._worker_pid`, `._write_to`  billiard/pool.py
 - `TaskPool.flush`, called when the broker drops, forgets jobs in a child's pipe   celery/concurrency/asynpool.py
+- `TaskPool.on_apply`: `accept_callback` is called first in the thread or greenlet that runs the task, and it is where
+  an early acknowledgement happens   celery/concurrency/base.py (apply_target), thread.py, solo.py, gevent.py
+- what `on_apply` returns: `ApplyResult.f`, a future (threads), or a greenlet (gevent)  celery/concurrency/thread.py
+- gevent's `TaskPool._quick_put` spawns and blocks while the pool is full; its timer's queue holds greenlets
+- `synloop` calls `connection.drain_events(timeout=2.0)` on the consumer's connection   celery/worker/loops.py
 - `build_tracer`: `before_start` comes last before the task's code; a child calls `__trace__`  celery/app/trace.py
 - `state.requests`, `.reserved_requests`, `.active_requests`, `.scheduled_requests` (5.7)   celery/worker/state.py
 - `task_consumer.consume`, made in `Tasks.start` but first called by the event loop   celery/worker/loops.py
@@ -22,35 +28,42 @@ What is relied on                                             where it stands
 
 from __future__ import annotations
 
+import dis
 import itertools
 import logging
 import os
 import socket
+import sys
+import threading
 import time
-from bisect import insort
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from functools import lru_cache
+from types import CodeType, FrameType
+from typing import Any, Protocol
 
 import billiard
 from celery.app.trace import build_tracer
-from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery.worker import state as worker_state
 from celery.worker.request import Request
 from kombu.utils.json import dumps, loads
-from redis.exceptions import ResponseError
 
 from sluicegate.schemas.beats import RunningTask
 from sluicegate.schemas.errors import InvalidSetting
 from sluicegate.workers.cell import Cell, mark_of
 from sluicegate.workers.gate import Gate
+from sluicegate.workers.owing import GIVE_BACK, PUT_IN_PLACE, Arrival, Late, Owed, Returned
 
 log = logging.getLogger(__name__)
 
-READ_FROM = {"celery": ("5.5", "5.6", "5.7"), "kombu": ("5.5", "5.6", "5.7"), "billiard": ("4.2", "4.3")}
+READ_FROM = {
+    "celery": ("5.5", "5.6", "5.7"),
+    "kombu": ("5.5", "5.6", "5.7"),
+    "billiard": ("4.2", "4.3"),
+    "gevent": ("24.10", "26.9"),
+}
 """The minor versions that the above holds for: the fleet tests run on the newest and on Celery 5.5.0 with kombu 5.5.4,
 and the test of the names and shapes has also passed on Celery 5.6.2 with kombu 5.6.2 and billiard 4.2.4."""
 
@@ -58,112 +71,253 @@ _scheduled: Any = getattr(worker_state, "scheduled_requests", None)
 """Requests that wait for their ETA; Celery keeps this set since 5.7."""
 
 _CHUNK = 500
-_REMEMBERED = 100
 _LOOK_FOR_OURS = 2000
-_SETTLE_S = 0.001
-_SETTLE_AT_MOST_S = 0.05
-_RETRY_S = 0.1
-_RETRY_AT_MOST_S = 5.0
-
-# Puts messages back at the HEAD of their lists. BRPOP takes from the right, so the head is the right end, and
-# they come newest first: the oldest ends in front. Dropping the tag and pushing are one step, and a tag that is
-# no longer there was restored by someone else: pushing it too would run it twice. `force` is for messages whose
-# tag cannot have been restored yet, so that its absence means that the broker lost its data.
-#   KEYS[1] unacked, KEYS[2] unacked index; ARGV: tag, key, payload, force ("1" or ""), and so on
-_GIVE_BACK = """
-local returned = 0
-for i = 1, #ARGV, 4 do
-  local was_ours = redis.call('HDEL', KEYS[1], ARGV[i])
-  redis.call('ZREM', KEYS[2], ARGV[i])
-  if was_ours == 1 or ARGV[i + 3] == '1' then
-    redis.call('RPUSH', ARGV[i + 1], ARGV[i + 2])
-    returned = returned + 1
-  end
-end
-return returned
-"""
-
-# A message that comes back after others of ours (a BRPOP delivered it late, a dying child had it) belongs right
-# behind the newest of ours that was older, wherever that stands by now: other workers may have put theirs in
-# front. Where none of ours is found near the head, they have been taken, and it goes to the head itself. As above,
-# a tag that is gone means that it was done.
-#   KEYS[1] unacked, KEYS[2] unacked index, KEYS[3] list
-#   ARGV[1] tag, ARGV[2] payload, ARGV[3] how far to look, ARGV[4..] payloads of ours that were older, newest first
-_PUT_IN_PLACE = """
-redis.call('ZREM', KEYS[2], ARGV[1])
-if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then
-  return 0
-end
-for i = 4, #ARGV do
-  local at = redis.call('LPOS', KEYS[3], ARGV[i], 'RANK', -1, 'MAXLEN', ARGV[3])
-  if at then
-    local before = redis.call('RPOP', KEYS[3], redis.call('LLEN', KEYS[3]) - at)
-    redis.call('RPUSH', KEYS[3], ARGV[2])
-    for j = #before, 1, -1 do
-      redis.call('RPUSH', KEYS[3], before[j])
-    end
-    return 1
-  end
-end
-redis.call('RPUSH', KEYS[3], ARGV[2])
-return 1
-"""
 
 
-class Arrival(NamedTuple):
-    """Where a message came from, how many came before it, and when (monotonic seconds). One is made per message."""
-
-    queue: str
-    serial: int
-    at: float
+# -- what is held, and what is refused -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Owed:
-    """A message that must go back: its delivery tag, the list it came from, and its place among the others.
+class PoolSide(Protocol):
+    """The pool: where starts are let through, and what it has of those that were."""
 
-    `is_sure`: it came on the connection that is still open, so that nobody but us can have restored it.
+    name: str
+    """As `celery worker -P` spells it."""
+
+    def guard(self, gate: Gate[Any], hold: Callable[[Any], None]) -> None:
+        """Stand in the way of every start; `hold` takes the request of one that came to a closed gate."""
+
+    def watch(self) -> None:
+        """Do what can only be done once the pool has started."""
+
+    def unstarted(self) -> Iterable[Any]:
+        """Take the requests that nothing has begun to run out of the pool's hands."""
+
+    def is_settled(self) -> bool:
+        """Has everything that was let through started, come back, or ended?"""
+
+    def forget_looks(self) -> None:
+        """An acknowledgement was made: what was seen for it is of no use to the next."""
+
+    def forgotten(self) -> tuple[RunningTask, ...]:
+        """Tasks that may still run although Celery forgot them; from any thread."""
+
+    def is_busy(self) -> bool:
+        """Can anything still run here?"""
+
+
+class WayBack(Protocol):
+    """The broker: how what was fetched and not started gets back to where it came from."""
+
+    def attach(self, consumer: Any, wake: Callable[[], None]) -> None:
+        """A new connection's consumer, before its first `consume()`. What was owed on the last one is still owed.
+
+        `wake` is to be called when something came after the hand-back.
+        """
+
+    def before_consuming(self) -> None:
+        """Right before each `consume()`."""
+
+    def stop_consuming(self) -> None:
+        """Cancel, in such a way that what is still under way is handed back too."""
+
+    def owe(self, request: Any) -> bool:
+        """Take over the message of a request, which is then no longer Celery's; False where it cannot go back."""
+
+    def settle(self) -> None:
+        """Hand back all that is owed; raises the broker's errors, and then all is still owed."""
+
+    def count_owed(self) -> int:
+        """How many messages have not gone back yet."""
+
+
+class Loop(Protocol):
+    """What calls `tend` on the consumer's own thread."""
+
+    def attach(self, consumer: Any, tend: Callable[[], None]) -> None:
+        """A new connection: from now on `tend` is called when asked for."""
+
+    def register(self, hub: Any) -> None:
+        """The event loop starts, or was reset."""
+
+    def wake(self) -> None:
+        """Have `tend` called soon; from any thread."""
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Any:
+        """Call `callback` on the consumer's thread; what comes back has `cancel()`."""
+
+    def close(self) -> None:
+        """Give back what it holds of the system; only a test outlives a loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """What a worker stands on."""
+
+    pool: PoolSide
+    way_back: WayBack
+    loop: Loop
+
+
+def sides_of(worker: Any, cell: Cell) -> Sides:
+    """The sides of this worker; raises InvalidSetting for what cannot be held. A gate that leaks is worse than none."""
+    pool = _pool_side(worker)
+    if pool is None:
+        name = getattr(worker.pool_cls, "__module__", worker.pool_cls)
+        raise InvalidSetting("worker_pool", f"{name} is not supported: use prefork, threads, solo or gevent")
+    if pool is PreforkPool:
+        # Celery 5.5 and 5.6 have no such setting: they always fork.
+        if getattr(worker, "pool_start_method", "fork") != "fork":
+            raise InvalidSetting("worker_pool_start_method", "spawn is not supported by this version: use fork")
+        if worker.optimization in ("fast", "fcfs"):
+            log.warning("sluicegate: with -O fast tasks are written ahead to busy children: a pause waits for them")
+    way_back = _way_back(worker)
+    if worker.use_eventloop == (pool is GeventPool):
+        raise InvalidSetting("worker_pool", f"{pool.name} with this broker has another event loop than was foreseen")
+    return Sides(pool(worker, cell), way_back(), HubLoop(worker) if worker.use_eventloop else DrainLoop())
+
+
+def _pool_side(worker: Any) -> type[PreforkPool | ThreadsPool | SoloPool | GeventPool] | None:
+    for cls in getattr(worker.pool_cls, "__mro__", ()):
+        # By name: importing gevent's module where gevent is not installed or not wanted is no good idea.
+        match (cls.__module__, cls.__name__):
+            case ("celery.concurrency.prefork", "TaskPool"):
+                return PreforkPool
+            case ("celery.concurrency.thread", "TaskPool"):
+                return ThreadsPool
+            case ("celery.concurrency.solo", "TaskPool"):
+                return SoloPool
+            case ("celery.concurrency.gevent", "TaskPool"):
+                return GeventPool
+    return None
+
+
+def _way_back(worker: Any) -> type[RedisWayBack]:
+    transport = worker._conninfo.transport
+    if transport.driver_type != "redis":
+        raise InvalidSetting("broker_url", f"{transport.driver_type} is not supported by this version: use Redis")
+    if not worker._conninfo.transport_options.get("ack_emulation", True):
+        raise InvalidSetting("broker_transport_options", "ack_emulation=False loses what is handed back: leave it on")
+    return RedisWayBack
+
+
+# -- the loops ---------------------------------------------------------------------------------------------------
+
+
+class HubLoop:
+    """The event loop of prefork, threads and solo workers."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        self._tend: Callable[[], None] = _nothing
+        self._waker_r, self._waker_w = socket.socketpair()
+        self._waker_r.setblocking(False)
+        self._waker_w.setblocking(False)
+
+    def attach(self, consumer: Any, tend: Callable[[], None]) -> None:
+        """`register` follows when the loop starts."""
+        self._tend = tend
+
+    def register(self, hub: Any) -> None:
+        """The hub forgets its readers when it is reset."""
+        hub.add_reader(self._waker_r.fileno(), self._on_wake)
+
+    def wake(self) -> None:
+        """By a byte in a pipe, which the loop listens to."""
+        # Where the pipe is full of wake-ups that have not been read, one of them will do.
+        with suppress(BlockingIOError):
+            self._waker_w.send(b"\0")
+
+    def _on_wake(self) -> None:
+        with suppress(BlockingIOError):
+            self._waker_r.recv(4096)
+        self._tend()
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Any:
+        """By the hub's timer."""
+        return self._worker.hub.call_later(delay_s, callback)
+
+    def close(self) -> None:
+        """The pipe."""
+        self._waker_r.close()
+        self._waker_w.close()
+
+
+class DrainLoop:
+    """For gevent, whose workers have no event loop: they call `drain_events` again and again, up to 2 s each.
+
+    What is asked for is done between two of these calls, so that it happens on the main greenlet (on another one
+    the hand-back was seen to hang), and no call may take longer than CAP_S.
     """
 
-    tag: str
-    key: str
-    serial: int
-    arrived_at: float
-    payload: str
-    is_sure: bool = True
+    CAP_S = 0.05
+
+    def __init__(self) -> None:
+        self._tend: Callable[[], None] = _nothing
+        self._is_due = True
+        self._look: _Look | None = None
+
+    def attach(self, consumer: Any, tend: Callable[[], None]) -> None:
+        """Stand in the place of the new connection's `drain_events`."""
+        self._tend = tend
+        self._is_due = True
+        drain = consumer.connection.drain_events
+        consumer.connection.drain_events = lambda timeout=None, **kw: self._drain(drain, timeout, kw)
+
+    def register(self, hub: Any) -> None:
+        """There is no hub."""
+
+    def wake(self) -> None:
+        """Noticed within CAP_S."""
+        self._is_due = True
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Any:
+        """One at a time is all that is needed."""
+        self._look = _Look(time.monotonic() + delay_s, callback)
+        return self._look
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _drain(self, drain: Callable[..., Any], timeout: float | None, kw: dict[str, Any]) -> Any:
+        ends_at = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self._do_what_is_due()
+            now = time.monotonic()
+            span_s = self.CAP_S if ends_at is None else min(self.CAP_S, max(0.0, ends_at - now))
+            if self._look is not None:
+                span_s = max(0.001, min(span_s, self._look.at - now))
+            try:
+                return drain(timeout=span_s, **kw)
+            except TimeoutError:
+                if ends_at is not None and time.monotonic() >= ends_at:
+                    raise
+
+    def _do_what_is_due(self) -> None:
+        look = self._look
+        if look is not None and (look.is_canceled or time.monotonic() >= look.at):
+            self._look = None
+            if not look.is_canceled:
+                look.callback()
+        if self._is_due:
+            self._is_due = False
+            self._tend()
 
 
 @dataclass(slots=True)
-class Late:
-    """A message that came after the hand-back. `is_stored`: it stands in `unacked`, so that a retry can tell."""
+class _Look:
+    at: float
+    callback: Callable[[], None]
+    is_canceled: bool = False
 
-    queue: str
-    raw: dict[str, Any]
-    serial: int
-    is_stored: bool = False
-
-    @property
-    def tag(self) -> str:
-        """Its delivery tag, unique to this delivery."""
-        return str(self.raw["properties"]["delivery_tag"])
+    def cancel(self) -> None:
+        self.is_canceled = True
 
 
-@dataclass(slots=True)
-class Returned:
-    """What was handed back to one list since the worker closed: all tags, and the newest with their place."""
+def _nothing() -> None:
+    pass
 
-    tags: set[str] = field(default_factory=set)
-    newest: list[tuple[int, str]] = field(default_factory=list)
 
-    def add(self, tag: str, serial: int, payload: str) -> None:
-        """One more."""
-        self.tags.add(tag)
-        insort(self.newest, (serial, payload))
-        del self.newest[:-_REMEMBERED]
-
-    def older_than(self, serial: int) -> list[str]:
-        """The payloads that came before `serial`, newest first."""
-        return [payload for other, payload in reversed(self.newest) if other < serial]
+# -- prefork -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -180,72 +334,33 @@ class Orphan:
     was_seen: bool = False
 
 
-def check_worker(worker: Any) -> None:
-    """Refuse what this version cannot hold; raises InvalidSetting. A gate that leaks is worse than none."""
-    if not (isinstance(worker.pool_cls, type) and issubclass(worker.pool_cls, PreforkPool)):
-        name = getattr(worker.pool_cls, "__module__", worker.pool_cls)
-        raise InvalidSetting("worker_pool", f"{name} is not supported by this version: use prefork")
-    # Celery 5.5 and 5.6 have no such setting: they always fork.
-    if getattr(worker, "pool_start_method", "fork") != "fork":
-        raise InvalidSetting("worker_pool_start_method", "spawn is not supported by this version: use fork")
-    transport = worker._conninfo.transport
-    if transport.driver_type != "redis":
-        raise InvalidSetting("broker_url", f"{transport.driver_type} is not supported by this version: use Redis")
-    if not worker.use_eventloop:
-        raise InvalidSetting("worker_pool", "prefork without an event loop is not supported by this version")
-    if not worker._conninfo.transport_options.get("ack_emulation", True):
-        raise InvalidSetting("broker_transport_options", "ack_emulation=False loses what is handed back: leave it on")
-    if worker.optimization in ("fast", "fcfs"):
-        log.warning("sluicegate: with -O fast tasks are written ahead to busy children: a pause waits for their start")
+class PreforkPool:
+    """Children in processes of their own. Check and start are one critical section on the consumer's thread."""
 
-
-class Hands:
-    """What one prefork worker on Redis has in its hands, and how it comes back. Lives as long as the process.
-
-    All methods run on the consumer's thread, which is the event loop's, but for `wake` and what the heartbeat says.
-    """
+    name = "prefork"
 
     def __init__(self, worker: Any, cell: Cell) -> None:
-        self.worker = worker
-        self.cell = cell
-        self.gate: Gate[Any] | None = None
-        self._consumer: Any = None
-        self._consume: Callable[..., None] | None = None
-        self._is_consuming = False
-        self._held: deque[Any] = deque()
-        self._kept: list[Any] = []
-        self._owed: list[Owed] = []
-        self._late: list[Late] = []
-        self._returned: dict[str, Returned] = {}
-        self._serials = itertools.count()
+        self._worker = worker
+        self._cell = cell
         self._seen_started: set[int] = set()
         self._orphans: list[Orphan] = []
-        self._credit: Any = None
-        self._flush_pool: Callable[[], None] | None = None
-        self._next_look: Any = None
-        self._looks = 0
-        self._failures = 0
-        self._last_failure = ""
-        self._waker_r, self._waker_w = socket.socketpair()
-        self._waker_r.setblocking(False)
-        self._waker_w.setblocking(False)
-        self._process_task = worker._process_task
-        worker._process_task = self.process_task
+        self._flush_pool: Callable[[], None] = _nothing
+
+    def guard(self, gate: Gate[Any], hold: Callable[[Any], None]) -> None:
+        """Wrap what Celery calls for every start: fresh, waited for a slot, ETA fallen due, rate-limited."""
+        worker = self._worker
+        start = worker._process_task
+
+        def process_task(request: Any) -> None:
+            if not gate.pass_through(start, request):
+                self._free_slot()
+                hold(request)
+
+        worker._process_task = process_task
         # Pool.create bound the original where no semaphore guards the pool; with one, it looks it up at each call.
         self._uses_slots = worker.process_task == getattr(worker, "_process_task_sem", None)
         if not self._uses_slots:
-            worker.process_task = self.process_task
-
-    # -- the way in ---------------------------------------------------------------------------------------
-
-    def process_task(self, request: Any) -> None:
-        """What Celery calls for every start: fresh, waited for a slot, ETA fallen due, rate-limited."""
-        assert self.gate is not None
-        if not self.gate.pass_through(self._process_task, request):
-            self._free_slot()
-            self._held.append(request)
-            # The flip has called for the consumer's thread already, unless that ran before this one came.
-            self.wake()
+            worker.process_task = process_task
 
     def _free_slot(self) -> None:
         """Give back the slot of a start that did not happen, without waking the next waiter.
@@ -253,201 +368,32 @@ class Hands:
         `release()` would run that waiter inside this call, and so on through all of them.
         """
         if self._uses_slots:
-            semaphore = self.worker.semaphore
+            semaphore = self._worker.semaphore
             semaphore.value = min(semaphore.value + 1, semaphore.initial_value)
 
-    def watch_pool(self) -> None:
-        """Stand before the pool's `flush`, which exists once the pool has started."""
-        self._flush_pool = self.worker.pool.flush
-        self.worker.pool.flush = self._flush
+    def watch(self) -> None:
+        """Stand before the pool's `flush`, and have its children write what they begin and end."""
+        self._flush_pool = self._worker.pool.flush
+        self._worker.pool.flush = self._flush
 
     def _flush(self) -> None:
         """Celery forgets every job that no child has accepted; those written to a pipe will run nevertheless."""
         for job in list(self._pool._cache.values()):
             process = job._write_to
-            if not job._accepted and process is not None and self._is_task(job) and self.cell.can_see(process.index):
+            if not job._accepted and process is not None and self._is_task(job) and self._cell.can_see(process.index):
                 request = job._accept_callback.__self__
                 task = RunningTask(id=request.id, name=request.name)
-                begun = self.cell.slot(process.index).begun
+                begun = self._cell.slot(process.index).begun
                 self._orphans.append(Orphan(task=task, pid=process.pid, slot=process.index, begun=begun))
-        assert self._flush_pool is not None
         self._flush_pool()
 
-    # -- the consumer ---------------------------------------------------------------------------------------
-
-    def attach(self, consumer: Any) -> None:
-        """Take hold of a new broker connection's task consumer, before its first `consume()`."""
-        self._consumer = consumer
-        # Of what came on an earlier connection kombu may have restored some when that was closed.
-        self._owe_held()
-        self._owed = [replace(owed, is_sure=False) for owed in self._owed]
-        tasks = consumer.task_consumer
-        self._consume = tasks.consume
-        self._is_consuming = False
-        self._returned.clear()
-        tasks.consume = self.consume
-        channel = tasks.channel
-        basic_consume = channel.basic_consume
-
-        def remember_queue(queue: str, no_ack: bool, callback: Callable[[Any], None], *args: Any, **kw: Any) -> Any:
-            def arrived(message: Any) -> None:
-                message.sluicegate_arrival = Arrival(queue, next(self._serials), time.monotonic())
-                callback(message)
-
-            return basic_consume(queue, no_ack, arrived, *args, **kw)
-
-        channel.basic_consume = remember_queue
-
-    def detach(self) -> None:
-        """The broker connection is going: touch nothing of it any more. What is owed waits for the next one."""
-        self._consumer = None
-
-    def register(self, hub: Any) -> None:
-        """Listen for `wake` on the event loop; again after every reset of the hub."""
-        hub.add_reader(self._waker_r.fileno(), self._on_wake)
-        # Celery cancels a broken connection's timer entries, ours among them: it would be waited for in vain.
-        if self._next_look is not None:
-            self._next_look.cancel()
-            self._next_look = None
-        self.tend()
-
-    def consume(self, no_ack: bool | None = None) -> None:
-        """In the place of the task consumer's `consume`: at boot, on reconnect and for an added queue."""
-        assert self.gate is not None
-        assert self._consume is not None
-        if not self.gate.standing.is_open:
-            return
-        self._read_as_before()
-        self._consume(no_ack)
-        self._is_consuming = True
-
-    def wake(self) -> None:
-        """Have `tend` called soon on the consumer's thread; safe from any thread."""
-        # Where the pipe is full of wake-ups that have not been read, one of them will do.
-        with suppress(BlockingIOError):
-            self._waker_w.send(b"\0")
-
-    def _on_wake(self) -> None:
-        with suppress(BlockingIOError):
-            self._waker_r.recv(4096)
-        self.tend()
-
-    def tend(self) -> None:
-        """Bring the consumer in line with the gate, and acknowledge once it is."""
-        assert self.gate is not None
-        standing, was_closed = self.gate.take_duty()
-        if self._consumer is None:
-            # No broker connection: nothing is consumed, and `register` comes here again after the reconnect.
-            return
-        try:
-            if was_closed or self._held:
-                self._stop_consuming()
-                self._collect()
-                self._owe_held()
-            self._settle_debts()
-            if standing.is_open:
-                self._start_consuming()
-            is_done = standing.is_open or self._is_settled()
-        except Exception as error:
-            # Whatever the broker said (gone, read-only after a failover, no permission), a worker must not die of
-            # a pause, nor go deaf: what is owed stays owed, and the reconnect or the next try hands it back.
-            self._note_failure(error)
-            return
-        self._failures = 0
-        if is_done and self.gate.acknowledge(standing):
-            self._seen_started.clear()
-            self._looks = 0
-            return
-        self._looks += 1
-        # A pause is most often complete within milliseconds; where it is not, nobody is helped by a busy loop.
-        self._look_again(_SETTLE_S if self._looks < 100 else _SETTLE_AT_MOST_S)
-
-    def _note_failure(self, error: Exception) -> None:
-        said = f"{type(error).__name__}: {error}"
-        if self._failures == 0 or said != self._last_failure:
-            owed = len(self._owed) + len(self._late)
-            is_usual = isinstance(error, (*self._consumer.connection_errors, ResponseError))
-            log.error("sluicegate: handing back failed, %d owed (%s)", owed, said, exc_info=not is_usual)
-        self._last_failure = said
-        self._look_again(min(_RETRY_AT_MOST_S, _RETRY_S * 2 ** min(self._failures, 6)))
-        self._failures += 1
-
-    def _look_again(self, delay_s: float) -> None:
-        if self._next_look is None:
-            self._next_look = self.worker.hub.call_later(delay_s, self._on_next_look)
-
-    def _on_next_look(self) -> None:
-        self._next_look = None
-        self.tend()
-
-    def _start_consuming(self) -> None:
-        self._returned.clear()
-        kept, self._kept = self._kept, []
-        for request in kept:
-            self.worker.process_task(request)
-        if not self._is_consuming:
-            assert self._consume is not None
-            self._read_as_before()
-            self._consume()
-            self._is_consuming = True
-
-    def _stop_consuming(self) -> None:
-        """Cancel, and catch what an outstanding BRPOP may still deliver: kombu would put it at the tail."""
-        tasks = self._consumer.task_consumer
-        queues = [name for name in tasks.channel._active_queues if name not in tasks.channel._fanout_queues]
-        tasks.cancel()
-        # Without credit kombu leaves the reply of that BRPOP unread, and the message in it is nowhere: not in the
-        # queue, not in unacked. No new BRPOP is sent while no queue is active, so this lets in no other.
-        qos = tasks.channel.qos
-        credit = qos.__dict__.get("can_consume")
-        if credit is not _always:
-            self._credit = credit
-            qos.can_consume = _always
-        self._is_consuming = False
-        callbacks = tasks.channel.connection._callbacks
-        for queue in queues:
-            callbacks[queue] = self._late_callback(queue)
-
-    def _read_as_before(self) -> None:
-        """Take back what `_stop_consuming` put over the channel's credit; Celery may have put something there too."""
-        qos = self._consumer.task_consumer.channel.qos
-        if qos.__dict__.get("can_consume") is not _always:
-            return
-        if self._credit is None:
-            del qos.can_consume
-        else:
-            qos.can_consume = self._credit
-
-    def _late_callback(self, queue: str) -> Callable[[dict[str, Any]], None]:
-        def late(raw: dict[str, Any]) -> None:
-            self._late.append(Late(queue, raw, next(self._serials)))
-            self.wake()
-
-        return late
-
-    # -- the way back ---------------------------------------------------------------------------------------
-
-    def _collect(self) -> None:
-        """Take every request that has not been given to a pool child out of Celery's hands, and hold it."""
-        worker, consumer, held = self.worker, self._consumer, self._held
+    def unstarted(self) -> Iterator[Any]:
+        """What waits for a slot, and what waits in the pool for a child to be free: nothing of it was written yet."""
         if self._uses_slots:
-            waiting = worker.semaphore._waiting
+            waiting = self._worker.semaphore._waiting
             while waiting:
                 _, args, _ = waiting.popleft()
-                held.append(args[0])
-        for bucket in consumer.task_buckets.values():
-            while bucket is not None and bucket.contents:
-                request, _ = bucket.contents.popleft()
-                held.append(request)
-        for entry in _eta_entries(consumer.timer):
-            consumer.timer.cancel(entry)
-            # The strategy raised the prefetch count for it, and lowers it when the ETA fires.
-            consumer.qos.decrement_eventually()
-            held.append(entry.args[0])
-        held.extend(self._unwritten())
-
-    def _unwritten(self) -> Iterable[Any]:
-        """The requests whose jobs wait in the pool for a child to be free: nothing of them was written yet."""
+                yield args[0]
         outbound = self._pool.outbound_buffer
         for job in list(outbound):
             if job._accepted or job._terminated is not None or not self._is_task(job):
@@ -459,32 +405,469 @@ class Hands:
 
     @property
     def _pool(self) -> Any:
-        return self.worker.pool._pool
+        return self._worker.pool._pool
 
     @staticmethod
     def _is_task(job: Any) -> bool:
         """The pool has jobs of its own: a restart sends each child one that does nothing."""
         return job.correlation_id is not None and job._accept_callback is not None
 
-    def _owe_held(self) -> None:
-        """Make a debt of every request that is held; one that fails leaves the others held, for the next try."""
-        while self._held:
-            request = self._held.popleft()
-            worker_state.requests.pop(request.id, None)
-            worker_state.reserved_requests.discard(request)
-            if _scheduled is not None:
-                _scheduled.discard(request)
-            if not request.acknowledged:
-                self._owe(request)
+    def is_settled(self) -> bool:
+        """A job that a child accepted has not started yet: it accepts, and then enters the task.
 
-    def _owe(self, request: Any) -> None:
-        channel = self._consumer.task_consumer.channel
+        So each must have been seen running, by what the child writes right before the task's own code, in two looks
+        a millisecond apart.
+        """
+        processes = {process.pid: process.index for process in self._pool._pool}
+        is_settled = True
+        alive: set[int] = set()
+        for number, job in list(self._pool._cache.items()):
+            if not self._is_task(job):
+                continue
+            alive.add(number)
+            if number in self._seen_started:
+                continue
+            is_settled = False
+            slot = processes.get(job._worker_pid, -1)
+            if job._accepted and (not self._cell.can_see(slot) or self._cell.slot(slot).runs_task(job.correlation_id)):
+                self._seen_started.add(number)
+        self._seen_started &= alive
+        self._orphans = [orphan for orphan in self._orphans if self._has_work(orphan)]
+        return is_settled and all(orphan.was_seen for orphan in self._orphans)
+
+    def forget_looks(self) -> None:
+        """The next barrier looks twice again."""
+        self._seen_started.clear()
+
+    def _has_work(self, orphan: Orphan) -> bool:
+        """Is it still to run, or running? Notes when it is seen running."""
+        if all(process.pid != orphan.pid for process in self._pool._pool):
+            return False
+        slot = self._cell.slot(orphan.slot)
+        if slot.runs_task(orphan.task.id):
+            orphan.was_seen = True
+            return True
+        # It ran if it was seen, if the child has begun another task since, or if it is what the child ran last.
+        return not (orphan.was_seen or slot.begun != orphan.begun or slot.mark == mark_of(orphan.task.id))
+
+    def forgotten(self) -> tuple[RunningTask, ...]:
+        """The orphans that still run, or will."""
+        return tuple(orphan.task for orphan in list(self._orphans) if self._has_work(orphan))
+
+    def is_busy(self) -> bool:
+        """Is any pool child alive?"""
+        pool = getattr(self._worker.pool, "_pool", None)
+        return pool is not None and any(process._is_alive() for process in pool._pool)
+
+
+# -- pools within the process ------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """One request that was handed to a pool of this process, until its run is over.
+
+    `thread`: the ident of the thread that runs it, None until it was let through. `seen_at`: when Celery was about
+    to call the task's own code (monotonic seconds).
+    """
+
+    request: Any
+    thread: int | None = None
+    seen_at: float | None = None
+
+    def note_begun(self) -> None:
+        self.thread = threading.get_ident()
+
+
+class _PoolWithin:
+    """A pool that runs tasks in this process. Handing over is not starting here: it may lie there for long.
+
+    So each start is checked where it really happens, right before the accept callback (that is where an early
+    acknowledgement is sent), by the thread or greenlet that will run it.
+    """
+
+    name = ""
+
+    def __init__(self, worker: Any, cell: Cell) -> None:
+        self._worker = worker
+        self._jobs: set[_Job] = set()
+        self._by_task: dict[str, _Job] = {}
+        self._gate: Gate[Any] | None = None
+        self._hold: Callable[[Any], None] = lambda request: None
+        self._apply: Callable[..., Any] = _nothing
+
+    def guard(self, gate: Gate[Any], hold: Callable[[Any], None]) -> None:
+        """Wrap what Celery calls for every hand-over; there is no semaphore, so it is bound in two places."""
+        self._gate, self._hold = gate, hold
+        start = self._worker._process_task
+
+        def process_task(request: Any) -> None:
+            if gate.standing.is_open:
+                start(request)
+            else:
+                hold(request)
+
+        self._worker._process_task = self._worker.process_task = process_task
+
+    def watch(self) -> None:
+        """Stand before `on_apply`, and have tasks note when they begin."""
+        self._apply = self._worker.pool.on_apply
+        self._worker.pool.on_apply = self._on_apply
+
+    def _on_apply(
+        self, target: Any, args: Any = None, kwargs: Any = None, *, accept_callback: Any, **options: Any
+    ) -> Any:
+        job = _Job(accept_callback.__self__)
+        self._note_starts_of(job.request.task)
+        self._jobs.add(job)
+        self._by_task[job.request.id] = job
+
+        def accept(*said: Any) -> None:
+            assert self._gate is not None
+            if not self._gate.pass_through(_Job.note_begun, job):
+                self._hold(job.request)
+                raise _held_back()
+            accept_callback(*said)
+
+        try:
+            return self._hand_over(job, target, args, kwargs, accept_callback=accept, **options)
+        except BaseException:
+            self._end(job)
+            raise
+
+    def _hand_over(self, job: _Job, target: Any, args: Any, kwargs: Any, **options: Any) -> Any:
+        raise NotImplementedError
+
+    def _end(self, job: _Job) -> None:
+        """Its run is over, or it was held back."""
+        self._jobs.discard(job)
+        if self._by_task.get(job.request.id) is job:
+            del self._by_task[job.request.id]
+
+    def _note_starts_of(self, task: Any) -> None:
+        """Have this task's class say when it begins; once. Celery looks for `before_start` when it builds a tracer."""
+        if not hasattr(type(task).before_start, "is_noted"):
+            note_begin_of(type(task), self._note_begin)
+            app = self._worker.app
+            task.__trace__ = build_tracer(task.name, task, app.loader, self._worker.hostname, app=app)
+
+    def _note_begin(self, task_id: str) -> None:
+        job = self._by_task.get(task_id)
+        if job is not None:
+            job.seen_at = time.monotonic()
+
+    def unstarted(self) -> Iterator[Any]:
+        """What lies in the pool and can be taken out of it."""
+        yield from ()
+
+    def is_settled(self) -> bool:
+        """Has each job that was let through entered the task's own code?"""
+        return all(self._has_started(job) for job in list(self._jobs))
+
+    def _has_started(self, job: _Job) -> bool:
+        return job.seen_at is not None
+
+    def forget_looks(self) -> None:
+        """A job that has started has started."""
+
+    def forgotten(self) -> tuple[RunningTask, ...]:
+        """Nothing runs here that Celery does not know of."""
+        return ()
+
+    def is_busy(self) -> bool:
+        """Does any task run?"""
+        return bool(self._jobs)
+
+
+class SoloPool(_PoolWithin):
+    """The consumer's own thread runs the task: while it does, nothing else happens on it."""
+
+    name = "solo"
+
+    def _hand_over(self, job: _Job, target: Any, args: Any, kwargs: Any, **options: Any) -> Any:
+        try:
+            return self._apply(target, args, kwargs, **options)
+        except _HeldBack:
+            return None
+        finally:
+            self._end(job)
+
+
+class ThreadsPool(_PoolWithin):
+    """An executor whose queue holds the whole prefetch."""
+
+    name = "threads"
+
+    _LONG_S = 0.05
+
+    def __init__(self, worker: Any, cell: Cell) -> None:
+        super().__init__(worker, cell)
+        self._futures: dict[_Job, Any] = {}
+
+    def _hand_over(self, job: _Job, target: Any, args: Any, kwargs: Any, **options: Any) -> Any:
+        result = self._apply(target, args, kwargs, **options)
+        self._futures[job] = result.f
+        # Called at once where it is done already.
+        result.f.add_done_callback(lambda future: self._end(job))
+        return result
+
+    def _end(self, job: _Job) -> None:
+        super()._end(job)
+        self._futures.pop(job, None)
+
+    def unstarted(self) -> Iterator[Any]:
+        """The futures that no thread has taken; the rest come to the closed gate by themselves."""
+        for job, future in list(self._futures.items()):
+            if future.cancel():
+                yield job.request
+
+    def _has_started(self, job: _Job) -> bool:
+        """Is its thread inside the task's own code?
+
+        `before_start` is the last that can be noted, and between it and the task's first instruction the thread may
+        lose the interpreter to ours. So its stack is looked at: we have the interpreter while we look. Where that
+        tells nothing (the task is no Python function), some time must do.
+        """
+        if job.seen_at is None or job.thread is None:
+            return False
+        return has_entered(sys._current_frames().get(job.thread)) or time.monotonic() - job.seen_at > self._LONG_S
+
+
+class GeventPool(_PoolWithin):
+    """Greenlets of one thread: none is interrupted between the check, the note and the task's own code."""
+
+    name = "gevent"
+
+    _LOOK_S = 0.05
+
+    def watch(self) -> None:
+        """Celery's way into a full pool waits on the main greenlet for as long as it takes: ours gives up."""
+        super().watch()
+        self._worker.pool._quick_put = self._put
+
+    def _put(self, *call: Any, **options: Any) -> Any:
+        from gevent.pool import PoolFull
+
+        assert self._gate is not None
+        pool = self._worker.pool._pool
+        greenlet = pool.greenlet_class(*call, **options)
+        while True:
+            try:
+                pool.start(greenlet, timeout=self._LOOK_S)
+            except PoolFull:
+                if not self._gate.standing.is_open:
+                    raise _held_back() from None
+            else:
+                return greenlet
+
+    def _hand_over(self, job: _Job, target: Any, args: Any, kwargs: Any, **options: Any) -> Any:
+        try:
+            greenlet = self._apply(target, args, kwargs, **options)
+        except _HeldBack:
+            self._end(job)
+            self._hold(job.request)
+            return None
+        greenlet.rawlink(lambda _: self._end(job))
+        return greenlet
+
+
+class _HeldBack(BaseException):
+    """Ends the run of a task that came to a closed gate, before anything of it happened."""
+
+
+def _held_back() -> BaseException:
+    """For a greenlet it is a GreenletExit, which gevent does not print."""
+    return _quiet_held_back()() if "gevent" in sys.modules else _HeldBack()
+
+
+@lru_cache
+def _quiet_held_back() -> type[BaseException]:
+    from greenlet import GreenletExit
+
+    return type("HeldBack", (_HeldBack, GreenletExit), {})
+
+
+_TRACE = next(code for code in build_tracer.__code__.co_consts if getattr(code, "co_name", "") == "trace_task")
+
+
+def has_entered(top: FrameType | None) -> bool:
+    """Does this thread's stack show that the task's own code has begun? `top` is the innermost frame.
+
+    What Celery's tracer calls after `before_start` is the task. CPython hands the interpreter to another thread
+    where a function begins, before its first instruction: a stack that ends there shows no start yet, also where
+    something of Celery's own stands in between (autoretry). False where it cannot be told.
+    """
+    if top is None:
+        return False
+    is_inside = False
+    called: FrameType | None = None
+    frame: FrameType | None = top
+    while frame is not None:
+        if frame.f_code is _TRACE:
+            # A task may apply another within itself: the outermost decides.
+            is_inside = called is not None and called.f_code.co_name != "before_start"
+        called, frame = frame, frame.f_back
+    return is_inside and top.f_lasti > _resume_at(top.f_code)
+
+
+@lru_cache(maxsize=4096)
+def _resume_at(code: CodeType) -> int:
+    """Where a function's first instruction stands (dis: RESUME), in bytes."""
+    return next((step.offset for step in dis.get_instructions(code) if step.opname == "RESUME"), -1)
+
+
+# -- what waits elsewhere ----------------------------------------------------------------------------------------
+
+
+def rate_limited(consumer: Any) -> Iterator[Any]:
+    """Take out the requests that wait in rate-limit buckets."""
+    for bucket in consumer.task_buckets.values():
+        while bucket is not None and bucket.contents:
+            request, _ = bucket.contents.popleft()
+            yield request
+
+
+def waiting_for_eta(consumer: Any) -> Iterator[Any]:
+    """Take out the requests that wait for their ETA: they too outlive the visibility timeout in a long pause."""
+    for ticket, request in _eta_tickets(consumer.timer):
+        consumer.timer.cancel(ticket)
+        # The strategy raised the prefetch count for it, and lowers it when the ETA fires.
+        consumer.qos.decrement_eventually()
+        yield request
+
+
+def _eta_tickets(timer: Any) -> list[tuple[Any, Any]]:
+    """What to cancel, and the request that it would start: `apply_eta_task` and `_limit_post_eta` take it first.
+
+    The queue of gevent's timer holds the greenlet that would call the entry, and that is what must be cancelled.
+    """
+    found = []
+    for scheduled in list(timer._queue):
+        entry = scheduled.entry
+        if not entry.canceled and entry.args and isinstance(entry.args[0], Request):
+            found.append((scheduled if hasattr(scheduled, "kill") else entry, entry.args[0]))
+    return found
+
+
+def forget(request: Any) -> None:
+    """Take a request that is not to start out of Celery's books."""
+    worker_state.requests.pop(request.id, None)
+    worker_state.reserved_requests.discard(request)
+    if _scheduled is not None:
+        _scheduled.discard(request)
+
+
+def running_tasks() -> tuple[RunningTask, ...]:
+    """The tasks that the pool has accepted and not finished; from any thread."""
+    return tuple(
+        RunningTask(
+            id=request.id,
+            name=request.name,
+            started_at=datetime.fromtimestamp(request.time_start, UTC) if request.time_start else None,
+        )
+        for request in _copied(worker_state.active_requests)
+    )
+
+
+def count_reserved(worker: Any) -> int:
+    """How many messages are in hand and not started, ETA ones included; from any thread."""
+    reserved = set(_copied(worker_state.reserved_requests)) - set(_copied(worker_state.active_requests))
+    return len(reserved.union(request for _, request in _eta_tickets(worker.timer)))
+
+
+def _copied(weak: Any) -> list[Any]:
+    """A copy of a set that another thread changes meanwhile: the copy fails then, and is made again."""
+    for _ in range(100):
+        try:
+            return list(weak)
+        except RuntimeError:
+            continue
+    return []
+
+
+# -- the way back to Redis ---------------------------------------------------------------------------------------
+
+
+class RedisWayBack:
+    """To the head of the list that each message came from, in their order, exactly once."""
+
+    def __init__(self) -> None:
+        self._consumer: Any = None
+        self._owed: list[Owed] = []
+        self._late: list[Late] = []
+        self._returned: dict[str, Returned] = {}
+        self._serials = itertools.count()
+        self._credit: Any = None
+        self._wake: Callable[[], None] = _nothing
+
+    @property
+    def _channel(self) -> Any:
+        return self._consumer.task_consumer.channel
+
+    def attach(self, consumer: Any, wake: Callable[[], None]) -> None:
+        """Remember of each message which queue it came from: kombu does not say."""
+        self._consumer = consumer
+        self._wake = wake
+        # Of what came on an earlier connection kombu may have restored some when that was closed.
+        self._owed = [replace(owed, is_sure=False) for owed in self._owed]
+        self._returned.clear()
+        channel = self._channel
+        basic_consume = channel.basic_consume
+
+        def remember_queue(queue: str, no_ack: bool, callback: Callable[[Any], None], *args: Any, **kw: Any) -> Any:
+            def arrived(message: Any) -> None:
+                message.sluicegate_arrival = Arrival(queue, next(self._serials), time.monotonic())
+                callback(message)
+
+            return basic_consume(queue, no_ack, arrived, *args, **kw)
+
+        channel.basic_consume = remember_queue
+
+    def stop_consuming(self) -> None:
+        """Cancel, and catch what an outstanding BRPOP may still deliver: kombu would put it at the tail."""
+        tasks = self._consumer.task_consumer
+        queues = [name for name in tasks.channel._active_queues if name not in tasks.channel._fanout_queues]
+        tasks.cancel()
+        # Without credit kombu leaves the reply of that BRPOP unread, and the message in it is nowhere: not in the
+        # queue, not in unacked. No new BRPOP is sent while no queue is active, so this lets in no other.
+        qos = tasks.channel.qos
+        credit = qos.__dict__.get("can_consume")
+        if credit is not _always:
+            self._credit = credit
+            qos.can_consume = _always
+        callbacks = tasks.channel.connection._callbacks
+        for queue in queues:
+            callbacks[queue] = self._late_callback(queue)
+
+    def before_consuming(self) -> None:
+        """Take back what `stop_consuming` put over the channel's credit; Celery may have put something there too."""
+        self._returned.clear()
+        qos = self._channel.qos
+        if qos.__dict__.get("can_consume") is not _always:
+            return
+        if self._credit is None:
+            del qos.can_consume
+        else:
+            qos.can_consume = self._credit
+
+    def _late_callback(self, queue: str) -> Callable[[dict[str, Any]], None]:
+        def late(raw: dict[str, Any]) -> None:
+            self._late.append(Late(queue, raw, next(self._serials)))
+            self._wake()
+
+        return late
+
+    def count_owed(self) -> int:
+        """Late ones included."""
+        return len(self._owed) + len(self._late)
+
+    def owe(self, request: Any) -> bool:
+        """False for a broadcast, which has no list to go back to."""
+        channel = self._channel
         message = request.message
         arrival: Arrival | None = getattr(message, "sluicegate_arrival", None)
         if arrival is None or arrival.queue in channel._fanout_queues:
-            # A broadcast has no list to go back to; it waits here and starts when the gate opens.
-            self._kept.append(request)
-            return
+            return False
         priority = channel._get_message_priority(message._raw, reverse=False)
         self._owed.append(
             Owed(
@@ -493,6 +876,7 @@ class Hands:
                 serial=arrival.serial,
                 arrived_at=arrival.at,
                 payload=dumps(message._raw),
+                is_sure=message.channel is channel,
             )
         )
         # From here on the message is not Celery's: neither acknowledged nor restored by it.
@@ -501,12 +885,13 @@ class Hands:
         message._state = "REQUEUED"
         # Last, since it goes to the broker and may fail: the debt stands by then.
         request.send_event("task-rejected", requeue=True)
+        return True
 
-    def _settle_debts(self) -> None:
-        """Hand back all that is owed; raises the broker's connection errors, and then all is still owed."""
-        if not (self._owed or self._late):
+    def settle(self) -> None:
+        """Tags and lists in one script."""
+        if not self.count_owed():
             return
-        channel = self._consumer.task_consumer.channel
+        channel = self._channel
         with channel.conn_or_acquire() as client:
             if self._owed:
                 self._give_back(channel, client)
@@ -537,7 +922,7 @@ class Hands:
                 payloads.append(payload)
             # If this fails, its reply may be all that was lost: then a tag that is gone was handed back by it.
             self._owed[chunk] = [replace(owed, is_sure=False) for owed in reversed(newest)]
-            client.execute_command("EVAL", _GIVE_BACK, 2, unacked, index, *args)
+            client.execute_command("EVAL", GIVE_BACK, 2, unacked, index, *args)
             del self._owed[chunk]
             for owed, payload in zip(newest, payloads, strict=True):
                 self._returned.setdefault(owed.key, Returned()).add(owed.tag, owed.serial, payload)
@@ -564,96 +949,14 @@ class Hands:
         # One of ours can only have been caught at the head, where nothing of ours is in front of it.
         is_ours = tag in ours.tags
         older = [] if is_ours else ours.older_than(serial)
-        client.execute_command("EVAL", _PUT_IN_PLACE, 3, *_unacked(channel), key, tag, payload, _LOOK_FOR_OURS, *older)
+        client.execute_command("EVAL", PUT_IN_PLACE, 3, *_unacked(channel), key, tag, payload, _LOOK_FOR_OURS, *older)
         if not is_ours:
             ours.add(tag, serial, payload)
-
-    # -- the barrier ------------------------------------------------------------------------------------------
-
-    def _is_settled(self) -> bool:
-        """Has everything that was given to the pool started or come back? Then nothing more can start.
-
-        A job that a child accepted has not started yet: it accepts, and then enters the task. So each must have
-        been seen running, by what the child writes right before the task's own code, in two looks a millisecond
-        apart.
-        """
-        processes = {process.pid: process.index for process in self._pool._pool}
-        is_settled = not (self._held or self._owed or self._late)
-        alive: set[int] = set()
-        for number, job in list(self._pool._cache.items()):
-            if not self._is_task(job):
-                continue
-            alive.add(number)
-            if number in self._seen_started:
-                continue
-            is_settled = False
-            slot = processes.get(job._worker_pid, -1)
-            if job._accepted and (not self.cell.can_see(slot) or self.cell.slot(slot).runs_task(job.correlation_id)):
-                self._seen_started.add(number)
-        self._seen_started &= alive
-        self._orphans = [orphan for orphan in self._orphans if self._has_work(orphan)]
-        return is_settled and all(orphan.was_seen for orphan in self._orphans)
-
-    def _has_work(self, orphan: Orphan) -> bool:
-        """Is it still to run, or running? Notes when it is seen running."""
-        if all(process.pid != orphan.pid for process in self._pool._pool):
-            return False
-        slot = self.cell.slot(orphan.slot)
-        if slot.runs_task(orphan.task.id):
-            orphan.was_seen = True
-            return True
-        # It ran if it was seen, if the child has begun another task since, or if it is what the child ran last.
-        return not (orphan.was_seen or slot.begun != orphan.begun or slot.mark == mark_of(orphan.task.id))
-
-    # -- what the heartbeat says ------------------------------------------------------------------------------
-
-    def running(self) -> tuple[RunningTask, ...]:
-        """The tasks that pool children have accepted and not finished, forgotten ones too; from any thread."""
-        orphans = tuple(orphan.task for orphan in list(self._orphans) if self._has_work(orphan))
-        return orphans + tuple(
-            RunningTask(
-                id=request.id,
-                name=request.name,
-                started_at=datetime.fromtimestamp(request.time_start, UTC) if request.time_start else None,
-            )
-            for request in _copied(worker_state.active_requests)
-        )
-
-    def count_reserved(self) -> int:
-        """How many messages are in hand and not started, ETA ones included; from any thread."""
-        reserved = set(_copied(worker_state.reserved_requests)) - set(_copied(worker_state.active_requests))
-        waiting_for_eta = [entry.args[0] for entry in _eta_entries(self.worker.timer)]
-        return len(reserved.union(waiting_for_eta))
-
-    def has_children(self) -> bool:
-        """Is any pool child alive?"""
-        pool = getattr(self.worker.pool, "_pool", None)
-        return pool is not None and any(process._is_alive() for process in pool._pool)
-
-    def queues(self) -> tuple[str, ...]:
-        """The names of the queues that this worker consumes when it is open."""
-        return tuple(self.worker.app.amqp.queues.consume_from)
-
-
-def _eta_entries(timer: Any) -> list[Any]:
-    """The timer's entries that will start a request: `apply_eta_task` and `_limit_post_eta` both take it first."""
-    entries = [scheduled.entry for scheduled in list(timer._queue)]
-    return [e for e in entries if not e.canceled and e.args and isinstance(e.args[0], Request)]
 
 
 def _prefix(channel: Any) -> str:
     """The prefixing client of kombu does not know the commands used here; the prefix is put on by hand."""
     return getattr(channel, "global_keyprefix", None) or ""
-
-
-def _copied(weak: Any) -> list[Any]:
-    """A copy of a set that another thread changes meanwhile: the copy fails then, and is made again."""
-    for _ in range(100):
-        try:
-            return list(weak)
-        except RuntimeError:
-            continue
-    return []
 
 
 def _unacked(channel: Any) -> tuple[str, str]:
@@ -665,12 +968,31 @@ def _always() -> bool:
     return True
 
 
+# -- seeing a start ----------------------------------------------------------------------------------------------
+
+
+def note_begin_of(task_class: Any, note: Callable[[str], None]) -> None:
+    """Have `note` called with the task's id when a task of this class begins; once, where tasks share the class.
+
+    `before_start` is the last thing that Celery calls before the task's own code, after every receiver of
+    `task_prerun` and after the STARTED state has been stored: seen later than that, a start is a start.
+    """
+    original = task_class.before_start
+    if hasattr(original, "is_noted"):
+        return
+
+    def before_start(task: Any, task_id: str, args: Any, kwargs: Any) -> Any:
+        note(task_id)
+        return original(task, task_id, args, kwargs)
+
+    before_start.is_noted = True  # type: ignore[attr-defined]
+    task_class.before_start = before_start
+
+
 def note_starts_in_children(app: Any, hostname: str, cell: Cell) -> Callable[..., None]:
     """The receiver of `worker_process_init` that makes a pool child write what it begins and ends.
 
-    `before_start` is the last thing that Celery calls before the task's own code, after every receiver of
-    `task_prerun` and after the STARTED state has been stored: seen later than that, a start is a start. The
-    tracers are built once more, since they look for it when they are built.
+    The tracers are built once more, since they look for `before_start` when they are built.
     """
     parent = os.getpid()
 
@@ -682,7 +1004,7 @@ def note_starts_in_children(app: Any, hostname: str, cell: Cell) -> Callable[...
         cell.note_end(slot)
         child = _Child(cell, slot)
         for name, task in app.tasks.items():
-            child.note_begin_of(type(task))
+            note_begin_of(type(task), child.note_begin)
             task.__trace__ = child.noting_end(build_tracer(name, task, app.loader, hostname, app=app))
 
     return note_starts
@@ -696,21 +1018,10 @@ class _Child:
         self._slot = slot
         self._traced = ""
 
-    def note_begin_of(self, task_class: Any) -> None:
-        """Have tasks of this class noted when they begin; once, where several tasks share the class."""
-        original = task_class.before_start
-        if hasattr(original, "is_noted"):
-            return
-        cell, slot = self._cell, self._slot
-
-        def before_start(task: Any, task_id: str, args: Any, kwargs: Any) -> Any:
-            # A task that is applied inside another one has another id, and runs under that one's start.
-            if task_id == self._traced:
-                cell.note_begin(slot, task_id)
-            return original(task, task_id, args, kwargs)
-
-        before_start.is_noted = True  # type: ignore[attr-defined]
-        task_class.before_start = before_start
+    def note_begin(self, task_id: str) -> None:
+        """A task that is applied inside another one has another id, and runs under that one's start."""
+        if task_id == self._traced:
+            self._cell.note_begin(self._slot, task_id)
 
     def noting_end(self, trace: Callable[..., Any]) -> Callable[..., Any]:
         """What the pool calls for each task, with the end noted."""

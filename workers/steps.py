@@ -24,10 +24,11 @@ from sluicegate.schemas.errors import InvalidSetting
 from sluicegate.schemas.keys import parse_public_keys
 from sluicegate.schemas.names import host_of
 from sluicegate.schemas.scopes import Claim
-from sluicegate.workers.celery_inside import Hands, check_worker, note_starts_in_children
+from sluicegate.workers.celery_inside import note_starts_in_children, sides_of
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.follower import Follower, Pace
 from sluicegate.workers.gate import Gate
+from sluicegate.workers.hands import Hands
 from sluicegate.workers.heart import Heart
 from sluicegate.workers.link import connect
 from sluicegate.workers.memory import Memory
@@ -54,18 +55,19 @@ class Member:
             is_stale_closed=settings.STALE_POLICY.read(environ) == "closed",
             needs_fresh_boot=settings.BOOT_POLICY.read(environ) == "fresh",
         )
-        check_worker(worker)
+        cell = Cell()
+        sides = sides_of(worker, cell)
         self.worker = worker
         self.incarnation = str(uuid.uuid4())
         self.host = settings.HOST.read_or_none(environ) or host_of(worker.hostname)
-        self.hands = Hands(worker, Cell())
+        self.hands = Hands(worker, cell, pool=sides.pool, way_back=sides.way_back, loop=sides.loop)
         self.gate: Gate[Any] = Gate(
             self.hands.cell,
             Claim(host=self.host, worker=worker.hostname),
             wake=self.hands.wake,
             on_applied=lambda: self.heart.beat_now(),
         )
-        self.hands.gate = self.gate
+        self.hands.stand_at(self.gate)
         memory = Memory(settings.STATE_DIR.read(environ), namespace, worker.hostname)
         self.follower = Follower(
             namespace=namespace,
@@ -92,7 +94,7 @@ class Member:
 
     def start(self) -> None:
         """Start following and beating; the pool has forked by now."""
-        self.hands.watch_pool()
+        self.hands.pool.watch()
         self.follower.start()
         self.heart.start()
 
@@ -102,8 +104,8 @@ class Member:
             self._say_goodbye()
 
     def _on_exit(self) -> None:
-        """A process that leaves its children behind has no right to say that nothing runs here."""
-        if not self.hands.has_children():
+        """A process that leaves work behind has no right to say that nothing runs here."""
+        if not self.hands.is_busy():
             self._say_goodbye()
 
     def _say_goodbye(self) -> None:
@@ -119,7 +121,7 @@ class Member:
             nodename=self.worker.hostname,
             incarnation=self.incarnation,
             host=self.host,
-            pool="prefork",
+            pool=self.hands.pool.name,
             pid=os.getpid(),
             seq=seq,
             sent_at=datetime.now(UTC),

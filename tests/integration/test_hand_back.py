@@ -28,9 +28,10 @@ from sluicegate.schemas.holds import Hold, Holds
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import GLOBAL, Claim
 from sluicegate.schemas.snapshots import Snapshot
-from sluicegate.workers.celery_inside import Hands
+from sluicegate.workers.celery_inside import HubLoop, PreforkPool, RedisWayBack
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.gate import Gate
+from sluicegate.workers.hands import Hands
 from tests.fleet.waiting import until
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -86,9 +87,13 @@ class Bench:
             self.worker._process_task, request
         )
         self.worker.process_task = self.worker._process_task_sem
-        self.hands = Hands(self.worker, Cell())
+        cell = Cell()
+        self.loop = HubLoop(self.worker)
+        self.hands = Hands(
+            self.worker, cell, pool=PreforkPool(self.worker, cell), way_back=RedisWayBack(), loop=self.loop
+        )
         self.gate: Gate[Any] = Gate(self.hands.cell, Claim(), wake=self.hands.wake, on_applied=lambda: None)
-        self.hands.gate = self.gate
+        self.hands.stand_at(self.gate)
         self.version = 0
         self.connect()
 
@@ -110,8 +115,7 @@ class Bench:
         channel: Any = self.connection.default_channel
         channel.do_restore = False
         self.connection.release()
-        self.hands._waker_r.close()
-        self.hands._waker_w.close()
+        self.loop.close()
         self.redis.close()
 
     def send(self, *numbers: int, priority: int = 0) -> None:
@@ -522,7 +526,7 @@ def test_a_job_that_celery_forgot_with_its_connection_is_waited_for(bench):
     bench.pool._cache[1] = job
     bench.pool._pool.append(child)
     bench.worker.pool.flush = bench.pool._cache.clear
-    bench.hands.watch_pool()
+    bench.hands.pool.watch()
     bench.worker.pool.flush()
     bench.pause()
     bench.hands.tend()
@@ -544,7 +548,7 @@ def test_a_forgotten_job_whose_child_died_is_not_waited_for(bench):
     bench.pool._cache[1] = job
     bench.pool._pool.append(child)
     bench.worker.pool.flush = bench.pool._cache.clear
-    bench.hands.watch_pool()
+    bench.hands.pool.watch()
     bench.worker.pool.flush()
     bench.pause()
     bench.hands.tend()

@@ -5,15 +5,20 @@ A failure here means: read that file's list again against the new version, befor
 
 from __future__ import annotations
 
+import dis
 import inspect
+import sys
+import threading
 from collections import deque
 from importlib.metadata import version
 
 import billiard.pool
+import gevent.pool
 import pytest
 from celery import Celery, bootsteps, signals
 from celery.app import trace
-from celery.concurrency import asynpool, prefork
+from celery.concurrency import asynpool, base, prefork, solo, thread
+from celery.concurrency import gevent as green
 from celery.worker import WorkController, components, loops, request, state, strategy
 from celery.worker.consumer import Consumer, tasks
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
@@ -22,7 +27,8 @@ from kombu.transport import redis, virtual
 from kombu.utils.limits import TokenBucket
 
 from sluicegate.schemas.errors import InvalidSetting
-from sluicegate.workers.celery_inside import READ_FROM, _eta_entries, check_worker
+from sluicegate.workers.celery_inside import READ_FROM, _eta_tickets, _resume_at, has_entered, sides_of
+from sluicegate.workers.cell import Cell
 
 READ_AGAIN = "changed: read workers/celery_inside.py again against this version"
 
@@ -78,6 +84,22 @@ def test_the_installed_version_is_one_that_was_read(package):
         (prefork.TaskPool.on_start, "self.flush = getattr(P, 'flush', None)"),
         (prefork.process_initializer, "task.__trace__ = build_tracer("),
         (prefork.process_initializer, "signals.worker_process_init.send("),
+        # Pools within the process: the accept callback comes first, in the thread or greenlet that runs the task.
+        (base.apply_target, "if accept_callback: accept_callback(pid or getpid(), monotonic()) try: ret = target("),
+        (base.BasePool.apply_async, "return self.on_apply(target, args, kwargs,"),
+        (
+            thread.TaskPool.on_apply,
+            "f = self.executor.submit(apply_target, target, args, kwargs, callback, accept_callback)",
+        ),
+        (thread.ApplyResult.__init__, "self.f = future"),
+        (solo.TaskPool.__init__, "self.on_apply = apply_target"),
+        (green.TaskPool.on_start, "self._quick_put = self._pool.spawn"),
+        (green.TaskPool.on_apply, "greenlet = self._quick_put("),
+        (green.Timer._enter, "g = self._Greenlet.spawn_later(secs, entry)"),
+        (green.Timer._enter, "g.entry = entry"),
+        (gevent.pool.Pool.spawn, "greenlet = self.greenlet_class(*args, **kwargs) self.start(greenlet)"),
+        (loops.synloop, "connection.drain_events(timeout=2.0)"),
+        (loops.synloop, "except socket.timeout: pass"),
         # What is seen last before the task's own code, and what a child calls.
         (trace.build_tracer, "task_before_start(uuid, args, kwargs) R = retval = fun(*args, **kwargs)"),
         (trace.build_tracer, "if task_has_custom(task, 'before_start'): task_before_start = task.before_start"),
@@ -134,14 +156,84 @@ def test_a_bucket_keeps_what_waits_in_its_contents():
     assert bucket.contents == deque([("request", 1)]), READ_AGAIN
 
 
+def entered(task: object, *options: tuple[str, object]) -> list[bool]:
+    """What `has_entered` says of a thread that runs `task` under Celery's tracer, while it is inside it."""
+    app = Celery("stack", set_as_current=False, broker="memory://")
+    app.task(name="stack.task", shared=False, **dict(options))(task)  # type: ignore[call-overload]
+    behind = app.tasks["stack.task"]
+    trace_it = trace.build_tracer("stack.task", behind, app.loader, "w1@h", app=app)
+    worker = threading.Thread(target=trace_it, args=("t1", (), {}, {"id": "t1", "delivery_info": {}}))
+    worker.start()
+    assert inside.wait(10)
+    said = [has_entered(sys._current_frames()[worker.ident or 0])]
+    go_on.set()
+    worker.join()
+    app.close()
+    return said
+
+
+inside, go_on = threading.Event(), threading.Event()
+
+
+@pytest.fixture
+def fresh_events() -> None:
+    inside.clear()
+    go_on.clear()
+
+
+def wait_inside() -> None:
+    inside.set()
+    go_on.wait(10)
+
+
+@pytest.mark.usefixtures("fresh_events")
+@pytest.mark.parametrize("options", [(), (("autoretry_for", (ValueError,)),)])
+def test_a_stack_shows_that_a_task_s_own_code_has_begun(options):
+    assert entered(wait_inside, *options) == [True]
+
+
+@pytest.mark.usefixtures("fresh_events")
+def test_a_stack_that_is_still_in_before_start_shows_no_start():
+    def before_start(*_: object) -> None:
+        wait_inside()
+
+    def nothing() -> None: ...
+
+    assert entered(nothing, ("before_start", before_start)) == [False]
+
+
+def test_a_thread_that_is_gone_shows_no_start():
+    assert not has_entered(None)
+
+
+def test_where_a_function_begins_is_found_also_behind_cells_and_in_generators():
+    """CPython may change threads at RESUME, which is not always the first instruction."""
+
+    def plain() -> None: ...
+
+    def closes() -> object:
+        here = 1
+        return lambda: here
+
+    def generates():
+        yield 1
+
+    for function in (plain, closes, generates):
+        code = function.__code__
+        at = _resume_at(code)
+        assert at >= 0
+        assert code.co_code[at] == dis.opmap["RESUME"]
+
+
 def test_the_timer_shows_its_entries_and_cancels_them():
     timer = Timer()
     other = timer.call_after(60, print, ("not a request",))
     # A request without its message: only its type is looked at.
-    waiting = timer.call_after(60, print, (request.Request.__new__(request.Request),))
-    assert _eta_entries(timer) == [waiting], READ_AGAIN
+    parcel = request.Request.__new__(request.Request)
+    waiting = timer.call_after(60, print, (parcel,))
+    assert _eta_tickets(timer) == [(waiting, parcel)], READ_AGAIN
     timer.cancel(waiting)
-    assert _eta_entries(timer) == []
+    assert _eta_tickets(timer) == []
     assert not other.canceled
 
 
@@ -157,9 +249,9 @@ def test_bootsteps_are_included_and_named_as_before():
 
 
 class Stranger:
-    """A worker as `check_worker` sees one."""
+    """A worker as `sides_of` sees one."""
 
-    pool_cls = prefork.TaskPool
+    pool_cls: type = prefork.TaskPool
     pool_start_method = "fork"
     optimization = None
     use_eventloop = True
@@ -170,8 +262,17 @@ class Stranger:
         ).connection_for_read()
 
 
-def test_a_worker_of_this_version_s_kind_is_accepted():
-    check_worker(Stranger())
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
+def test_each_pool_that_is_held_has_its_side(pool):
+    from celery.concurrency import get_implementation
+
+    worker = Stranger()
+    worker.pool_cls = get_implementation(pool)
+    # What Celery decides once gevent has patched the process.
+    worker.use_eventloop = pool != "gevent"
+    sides = sides_of(worker, Cell())
+    sides.loop.close()
+    assert sides.pool.name == pool
 
 
 @pytest.mark.parametrize(
@@ -185,15 +286,12 @@ def test_a_worker_of_this_version_s_kind_is_accepted():
 def test_what_cannot_be_held_is_refused_at_start(worker, field):
     """A gate that leaks is worse than none."""
     with pytest.raises(InvalidSetting) as caught:
-        check_worker(worker)
+        sides_of(worker, Cell())
     assert caught.value.field == field
 
 
-@pytest.mark.parametrize("pool", ["threads", "solo"])
-def test_pools_that_are_not_held_yet_are_refused_at_start(pool):
-    from celery.concurrency import get_implementation
-
+def test_a_pool_that_is_not_held_is_refused_at_start():
     worker = Stranger()
-    worker.pool_cls = get_implementation(pool)
-    with pytest.raises(InvalidSetting, match="use prefork"):
-        check_worker(worker)
+    worker.pool_cls = base.BasePool
+    with pytest.raises(InvalidSetting, match="use prefork, threads, solo or gevent"):
+        sides_of(worker, Cell())

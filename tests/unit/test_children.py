@@ -9,7 +9,7 @@ import pytest
 from celery import Celery, signals
 from celery.app.trace import build_tracer
 
-from sluicegate.workers.celery_inside import _Child
+from sluicegate.workers.celery_inside import _Child, note_begin_of
 from sluicegate.workers.cell import Cell
 
 SLOT = 3
@@ -30,7 +30,7 @@ class Bench:
     def note(self, task: Any) -> Any:
         """What a child does with each task of the app when it is born; the task behind Celery's proxy."""
         behind = self.app.tasks[task.name]
-        self.child.note_begin_of(type(behind))
+        note_begin_of(type(behind), self.child.note_begin)
         return behind
 
     def run(self, task: Any, task_id: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sluicegate.workers.celery_inside import Hands
+from sluicegate.workers.hands import Hands
 from tests.fleet.app import app
 
 

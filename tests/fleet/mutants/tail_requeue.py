@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sluicegate.workers import celery_inside
+from sluicegate.workers import celery_inside, owing
 from tests.fleet.app import app
 
-celery_inside._GIVE_BACK = celery_inside._GIVE_BACK.replace("RPUSH", "LPUSH")
+celery_inside.GIVE_BACK = owing.GIVE_BACK.replace("RPUSH", "LPUSH")  # type: ignore[attr-defined]
 __all__ = ["app"]

@@ -1,0 +1,202 @@
+"""What one worker has in its hands, and how it comes back when the gate closes. Lives as long as the process.
+
+The pool's side and the broker's side, and the loop that both stand on, are `celery_inside`'s; here is the order in
+which they are asked: stop consuming, collect what has not started, hand it back, wait for what is in the pool,
+acknowledge.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from sluicegate.schemas.beats import RunningTask
+from sluicegate.workers import celery_inside
+from sluicegate.workers.celery_inside import Loop, PoolSide, WayBack
+from sluicegate.workers.cell import Cell
+from sluicegate.workers.gate import Gate
+
+log = logging.getLogger(__name__)
+
+_SETTLE_S = 0.001
+_SETTLE_AT_MOST_S = 0.05
+_RETRY_S = 0.1
+_RETRY_AT_MOST_S = 5.0
+
+
+class Hands:
+    """All methods run on the consumer's own thread, but for `hold`, `wake` and what the heartbeat says."""
+
+    def __init__(self, worker: Any, cell: Cell, *, pool: PoolSide, way_back: WayBack, loop: Loop) -> None:
+        self.worker = worker
+        self.cell = cell
+        self.pool = pool
+        self.way_back = way_back
+        self.loop = loop
+        self.gate: Gate[Any] | None = None
+        self._consumer: Any = None
+        self._consume: Callable[..., None] | None = None
+        self._is_consuming = False
+        self._held: deque[Any] = deque()
+        self._kept: list[Any] = []
+        self._next_look: Any = None
+        self._looks = 0
+        self._failures = 0
+        self._last_failure = ""
+
+    def stand_at(self, gate: Gate[Any]) -> None:
+        """Have every start go through `gate` from here on; called once, before the pool starts."""
+        self.gate = gate
+        self.pool.guard(gate, self.hold)
+
+    def hold(self, request: Any) -> None:
+        """Keep a request that came to a closed gate, until the consumer's thread hands it back; from any thread."""
+        self._held.append(request)
+        # The flip has called for the consumer's thread already, unless that ran before this one came.
+        self.wake()
+
+    def wake(self) -> None:
+        """Have `tend` called soon on the consumer's thread; safe from any thread."""
+        self.loop.wake()
+
+    # -- the consumer ---------------------------------------------------------------------------------------
+
+    def attach(self, consumer: Any) -> None:
+        """Take hold of a new broker connection's task consumer, before its first `consume()`."""
+        self._consumer = consumer
+        self.way_back.attach(consumer, self.wake)
+        self._owe_held()
+        tasks = consumer.task_consumer
+        self._consume = tasks.consume
+        self._is_consuming = False
+        tasks.consume = self.consume
+        self.loop.attach(consumer, self.tend)
+
+    def detach(self) -> None:
+        """The broker connection is going: touch nothing of it any more. What is owed waits for the next one."""
+        self._consumer = None
+
+    def register(self, hub: Any) -> None:
+        """Listen for `wake` on the event loop; again after every reset of the hub."""
+        self.loop.register(hub)
+        # Celery cancels a broken connection's timer entries, ours among them: it would be waited for in vain.
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
+        self.tend()
+
+    def consume(self, no_ack: bool | None = None) -> None:
+        """In the place of the task consumer's `consume`: at boot, on reconnect and for an added queue."""
+        assert self.gate is not None
+        assert self._consume is not None
+        if not self.gate.standing.is_open:
+            return
+        self.way_back.before_consuming()
+        self._consume(no_ack)
+        self._is_consuming = True
+
+    def tend(self) -> None:
+        """Bring the consumer in line with the gate, and acknowledge once it is."""
+        assert self.gate is not None
+        standing, was_closed = self.gate.take_duty()
+        if self._consumer is None:
+            # No broker connection: nothing is consumed, and `register` comes here again after the reconnect.
+            return
+        try:
+            if was_closed or self._held:
+                self._stop_consuming()
+                self._collect()
+                self._owe_held()
+            self.way_back.settle()
+            if standing.is_open:
+                self._start_consuming()
+            is_done = standing.is_open or self._is_settled()
+        except Exception as error:
+            # Whatever the broker said (gone, read-only after a failover, no permission), a worker must not die of
+            # a pause, nor go deaf: what is owed stays owed, and the reconnect or the next try hands it back.
+            self._note_failure(error)
+            return
+        self._failures = 0
+        if is_done and self.gate.acknowledge(standing):
+            self.pool.forget_looks()
+            self._looks = 0
+            return
+        self._looks += 1
+        # A pause is most often complete within milliseconds; where it is not, nobody is helped by a busy loop.
+        self._look_again(_SETTLE_S if self._looks < 100 else _SETTLE_AT_MOST_S)
+
+    def _note_failure(self, error: Exception) -> None:
+        said = f"{type(error).__name__}: {error}"
+        if self._failures == 0 or said != self._last_failure:
+            is_usual = isinstance(error, (*self._consumer.connection_errors, ResponseError))
+            owed = self.way_back.count_owed()
+            log.error("sluicegate: handing back failed, %d owed (%s)", owed, said, exc_info=not is_usual)
+        self._last_failure = said
+        self._look_again(min(_RETRY_AT_MOST_S, _RETRY_S * 2 ** min(self._failures, 6)))
+        self._failures += 1
+
+    def _look_again(self, delay_s: float) -> None:
+        if self._next_look is None:
+            self._next_look = self.loop.call_later(delay_s, self._on_next_look)
+
+    def _on_next_look(self) -> None:
+        self._next_look = None
+        self.tend()
+
+    def _start_consuming(self) -> None:
+        kept, self._kept = self._kept, []
+        for request in kept:
+            self.worker.process_task(request)
+        if not self._is_consuming:
+            assert self._consume is not None
+            self.way_back.before_consuming()
+            self._consume()
+            self._is_consuming = True
+
+    def _stop_consuming(self) -> None:
+        self.way_back.stop_consuming()
+        self._is_consuming = False
+
+    # -- the way back ---------------------------------------------------------------------------------------
+
+    def _collect(self) -> None:
+        """Take every request that nothing has begun to run out of Celery's hands, and hold it."""
+        self._held.extend(self.pool.unstarted())
+        self._held.extend(celery_inside.rate_limited(self._consumer))
+        self._held.extend(celery_inside.waiting_for_eta(self._consumer))
+
+    def _owe_held(self) -> None:
+        """Make a debt of every request that is held; one that fails leaves the others held, for the next try."""
+        while self._held:
+            request = self._held.popleft()
+            celery_inside.forget(request)
+            if not request.acknowledged and not self.way_back.owe(request):
+                # A broadcast has no list to go back to; it waits here and starts when the gate opens.
+                self._kept.append(request)
+
+    def _is_settled(self) -> bool:
+        """Has everything that was given to the pool started or come back? Then nothing more can start."""
+        # Asked in this order: what the pool lets go is held.
+        return self.pool.is_settled() and not self._held and not self.way_back.count_owed()
+
+    # -- what the heartbeat says ------------------------------------------------------------------------------
+
+    def running(self) -> tuple[RunningTask, ...]:
+        """The tasks that the pool has accepted and not finished, forgotten ones too; from any thread."""
+        return self.pool.forgotten() + celery_inside.running_tasks()
+
+    def count_reserved(self) -> int:
+        """How many messages are in hand and not started, ETA ones included; from any thread."""
+        return celery_inside.count_reserved(self.worker)
+
+    def is_busy(self) -> bool:
+        """Can anything still run here that a goodbye would deny?"""
+        return self.pool.is_busy()
+
+    def queues(self) -> tuple[str, ...]:
+        """The names of the queues that this worker consumes when it is open."""
+        return tuple(self.worker.app.amqp.queues.consume_from)

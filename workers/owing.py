@@ -1,0 +1,113 @@
+"""What a worker owes to its broker: messages that were fetched, were not started, and must go back.
+
+Values, and the scripts that hand them back to a Redis list in one step. No I/O here.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+REMEMBERED = 100
+"""How many of the newest messages that went back to a list keep their place known."""
+
+# Puts messages back at the HEAD of their lists. BRPOP takes from the right, so the head is the right end, and
+# they come newest first: the oldest ends in front. Dropping the tag and pushing are one step, and a tag that is
+# no longer there was restored by someone else: pushing it too would run it twice. `force` is for messages whose
+# tag cannot have been restored yet, so that its absence means that the broker lost its data.
+#   KEYS[1] unacked, KEYS[2] unacked index; ARGV: tag, key, payload, force ("1" or ""), and so on
+GIVE_BACK = """
+local returned = 0
+for i = 1, #ARGV, 4 do
+  local was_ours = redis.call('HDEL', KEYS[1], ARGV[i])
+  redis.call('ZREM', KEYS[2], ARGV[i])
+  if was_ours == 1 or ARGV[i + 3] == '1' then
+    redis.call('RPUSH', ARGV[i + 1], ARGV[i + 2])
+    returned = returned + 1
+  end
+end
+return returned
+"""
+
+# A message that comes back after others of ours (a BRPOP delivered it late, a dying child had it) belongs right
+# behind the newest of ours that was older, wherever that stands by now: other workers may have put theirs in
+# front. Where none of ours is found near the head, they have been taken, and it goes to the head itself. As above,
+# a tag that is gone means that it was done.
+#   KEYS[1] unacked, KEYS[2] unacked index, KEYS[3] list
+#   ARGV[1] tag, ARGV[2] payload, ARGV[3] how far to look, ARGV[4..] payloads of ours that were older, newest first
+PUT_IN_PLACE = """
+redis.call('ZREM', KEYS[2], ARGV[1])
+if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then
+  return 0
+end
+for i = 4, #ARGV do
+  local at = redis.call('LPOS', KEYS[3], ARGV[i], 'RANK', -1, 'MAXLEN', ARGV[3])
+  if at then
+    local before = redis.call('RPOP', KEYS[3], redis.call('LLEN', KEYS[3]) - at)
+    redis.call('RPUSH', KEYS[3], ARGV[2])
+    for j = #before, 1, -1 do
+      redis.call('RPUSH', KEYS[3], before[j])
+    end
+    return 1
+  end
+end
+redis.call('RPUSH', KEYS[3], ARGV[2])
+return 1
+"""
+
+
+class Arrival(NamedTuple):
+    """Where a message came from, how many came before it, and when (monotonic seconds). One is made per message."""
+
+    queue: str
+    serial: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owed:
+    """A message that must go back: its delivery tag, the list it came from, and its place among the others.
+
+    `is_sure`: it came on the connection that is still open, so that nobody but us can have restored it.
+    """
+
+    tag: str
+    key: str
+    serial: int
+    arrived_at: float
+    payload: str
+    is_sure: bool = True
+
+
+@dataclass(slots=True)
+class Late:
+    """A message that came after the hand-back. `is_stored`: it stands in `unacked`, so that a retry can tell."""
+
+    queue: str
+    raw: dict[str, Any]
+    serial: int
+    is_stored: bool = False
+
+    @property
+    def tag(self) -> str:
+        """Its delivery tag, unique to this delivery."""
+        return str(self.raw["properties"]["delivery_tag"])
+
+
+@dataclass(slots=True)
+class Returned:
+    """What was handed back to one list since the worker closed: all tags, and the newest with their place."""
+
+    tags: set[str] = field(default_factory=set)
+    newest: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, tag: str, serial: int, payload: str) -> None:
+        """One more."""
+        self.tags.add(tag)
+        insort(self.newest, (serial, payload))
+        del self.newest[:-REMEMBERED]
+
+    def older_than(self, serial: int) -> list[str]:
+        """The payloads that came before `serial`, newest first."""
+        return [payload for other, payload in reversed(self.newest) if other < serial]
