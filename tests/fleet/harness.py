@@ -122,7 +122,7 @@ class Feeder:
 class Fleet:
     """Workers on `stack` that share a queue; a context manager that leaves nothing behind.
 
-    `plugin=False` is plain Celery. `prefetch` is Celery's multiplier. `environ` is added to what each worker
+    `plugin=False` is plain Celery. `pool` is what `celery worker -P` takes. `prefetch` is Celery's multiplier. `environ` is added to what each worker
     gets; `host` is what stands behind the `@` of nodenames, for those who read them. Where the body of the
     `with` fails, the ends of all logs go to stderr.
     """
@@ -132,6 +132,7 @@ class Fleet:
         stack: Stack,
         *,
         plugin: bool = True,
+        pool: str = "prefork",
         acks_late: bool = False,
         prefetch: int = 4,
         visibility_s: int = 3600,
@@ -141,6 +142,7 @@ class Fleet:
         number = next(_numbers)
         self.stack = stack
         self.plugin = plugin
+        self.pool = pool
         self.prefetch = prefetch
         self.queue = f"fleet-{os.getpid()}-{number}"
         self.host = host or self.queue
@@ -228,7 +230,7 @@ class Fleet:
         """Start worker `name` (or again, after it ended); `wait`: return once Celery says that it is ready."""
         nodename = f"{name}@{self.host}"
         command = [sys.executable, "-m", "celery", "-A", module, "worker"]
-        command += ["-P", "prefork", "-c", str(slots), "-n", nodename, "-Q", self.queue, "-l", "INFO", *arguments]
+        command += ["-P", self.pool, "-c", str(slots), "-n", nodename, "-Q", self.queue, "-l", "INFO", *arguments]
         full = {**_inherited(), **self._settings, **self._ours, **self._extra, **(environ or {})}
         log = self.directory / f"{name}.log"
         worker = Worker(nodename, command, full, log, slots, self._spawn(command, log, full))

@@ -1,8 +1,8 @@
 """The soak: many pauses of a busy worker, each judged by the checker.
 
-    python -m tests.fleet.soak --pauses 1000 [--durable] [--json]
+    python -m tests.fleet.soak --pauses 1000 [--pool threads] [--durable] [--json]
 
-One prefork worker with two slots is kept busy with tasks of 1 to 30 ms; the pauses are shared out over early
+One worker (prefork, two slots; a solo worker has one) is kept busy with tasks of 1 to 30 ms; the pauses are shared out over early
 and late acknowledgement and prefetch 1 and 4. Reported: starts after acknowledgement, lost, duplicated,
 displaced, and how long it took from a pause's call to the acknowledgement and to the last start. Exit code 0:
 all within the limits; 1: not; 2: the soak could not run.
@@ -34,7 +34,7 @@ from sluicegate.schemas.errors import SluicegateError
 from tests.fleet.checker import PauseTimes, Verdict
 from tests.fleet.harness import Feeder, Fleet
 
-SLOTS = 2
+SLOTS = {"prefork": 2, "threads": 2, "gevent": 2, "solo": 1}
 SHORTEST_S, LONGEST_S = 0.001, 0.030
 CHAPTER = 25
 """Pauses that are judged together; the queue is run dry between two chapters."""
@@ -119,7 +119,14 @@ def _percentiles(values: Sequence[float]) -> dict[str, float]:
     return {"p50": at(0.5), "p99": at(0.99), "max": round(ordered[-1], 1)}
 
 
-def run(pauses: int, say: Callable[[str], None], *, durable: bool = False, seed: int | None = None) -> dict[str, Any]:
+def run(
+    pauses: int,
+    say: Callable[[str], None],
+    *,
+    pool: str = "prefork",
+    durable: bool = False,
+    seed: int | None = None,
+) -> dict[str, Any]:
     """Run the soak; the facts."""
     began = time.monotonic()
     tally = Tally()
@@ -132,10 +139,10 @@ def run(pauses: int, say: Callable[[str], None], *, durable: bool = False, seed:
             share = pauses // len(MODES) + (number < pauses % len(MODES))
             if not share:
                 continue
-            with Fleet(stack, acks_late=acks_late, prefetch=prefetch, host="soak") as fleet:
-                say(f"{'late' if acks_late else 'early'} acknowledgement, prefetch {prefetch}: {share} pauses")
+            with Fleet(stack, pool=pool, acks_late=acks_late, prefetch=prefetch, host="soak") as fleet:
+                say(f"{pool}, {'late' if acks_late else 'early'} acknowledgement, prefetch {prefetch}: {share} pauses")
                 fleet.watch()
-                fleet.start(slots=SLOTS)
+                fleet.start(slots=SLOTS[pool])
                 fleet.wait_open()
                 for chapter in _chapters(share):
                     tally.add(_pause_often(fleet, chapter, chance))
@@ -200,6 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.fleet.soak", description="Pause a busy worker often.")
     parser.add_argument("--pauses", type=_at_least_one, default=1000, help="how many (default: %(default)s)")
+    parser.add_argument("--pool", choices=sorted(SLOTS), default="prefork", help="of the worker (default: %(default)s)")
     parser.add_argument("--durable", action="store_true", help="with Postgres as safe as in production")
     parser.add_argument("--seed", type=int, help="of the tasks' lengths and the moments of the pauses")
     parser.add_argument("--json", action="store_true", help="print the facts as one JSON object")
@@ -211,7 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{time.monotonic() - began:6.1f} s  {text}", file=sys.stderr, flush=True)
 
     try:
-        facts = run(options.pauses, say, durable=options.durable, seed=options.seed)
+        facts = run(options.pauses, say, pool=options.pool, durable=options.durable, seed=options.seed)
     except KeyboardInterrupt:
         print("soak: interrupted; everything it started has been stopped", file=sys.stderr)
         return 130
