@@ -27,6 +27,7 @@ ACKS_LATE = "FLEET_ACKS_LATE"
 PREFETCH = "FLEET_PREFETCH"
 VISIBILITY_S = "FLEET_VISIBILITY_TIMEOUT_S"
 SLOW_START_MS = "FLEET_SLOW_START_MS"
+PRIORITIES = "FLEET_PRIORITIES"
 
 MODULE = __name__
 PR_SET_PDEATHSIG = 1
@@ -42,7 +43,10 @@ def make(environ: dict[str, str]) -> Celery:
         worker_prefetch_multiplier=int(environ.get(PREFETCH, "4")),
         worker_hijack_root_logger=True,
         broker_connection_retry_on_startup=True,
-        broker_transport_options={"visibility_timeout": int(environ.get(VISIBILITY_S, "3600"))},
+        broker_transport_options={
+            "visibility_timeout": int(environ.get(VISIBILITY_S, "3600")),
+            **({"priority_steps": [0, 3, 6, 9]} if environ.get(PRIORITIES) == "1" else {}),
+        },
     )
     return fleet
 

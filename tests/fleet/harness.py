@@ -122,9 +122,9 @@ class Feeder:
 class Fleet:
     """Workers on `stack` that share a queue; a context manager that leaves nothing behind.
 
-    `plugin=False` is plain Celery. `pool` is what `celery worker -P` takes. `prefetch` is Celery's multiplier. `environ` is added to what each worker
-    gets; `host` is what stands behind the `@` of nodenames, for those who read them. Where the body of the
-    `with` fails, the ends of all logs go to stderr.
+    `plugin=False` is plain Celery. `pool` is what `celery worker -P` takes. `prefetch` is Celery's multiplier.
+    `environ` is added to what each worker gets; `host` is what stands behind the `@` of nodenames, for those who
+    read them. Where the body of the `with` fails, the ends of all logs go to stderr.
     """
 
     def __init__(

@@ -2,8 +2,8 @@
 
     python -m tests.fleet.soak --pauses 1000 [--pool threads] [--durable] [--json]
 
-One worker (prefork, two slots; a solo worker has one) is kept busy with tasks of 1 to 30 ms; the pauses are shared out over early
-and late acknowledgement and prefetch 1 and 4. Reported: starts after acknowledgement, lost, duplicated,
+One worker (two slots; a solo worker has one) is kept busy with tasks of 1 to 30 ms; the pauses are shared out over
+early and late acknowledgement and prefetch 1 and 4. Reported: starts after acknowledgement, lost, duplicated,
 displaced, and how long it took from a pause's call to the acknowledgement and to the last start. Exit code 0:
 all within the limits; 1: not; 2: the soak could not run.
 
