@@ -37,15 +37,24 @@ class WorkerState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningTask:
-    """A task that is running: its id, its name, and when it started by the worker's clock (None: unknown)."""
+    """A task that is running: its id, its name, and when it started by the worker's clock (None: unknown).
+
+    `is_waiting`: it stopped at a checkpoint, and waits there in place.
+    """
 
     id: str
     name: str
     started_at: datetime | None = None
+    is_waiting: bool = False
 
     def to_wire(self) -> dict[str, Any]:
         """As JSON, with camelCase keys."""
-        return {"id": self.id, "name": self.name, "startedAt": to_wire_or_none(self.started_at)}
+        return {
+            "id": self.id,
+            "name": self.name,
+            "startedAt": to_wire_or_none(self.started_at),
+            "waiting": self.is_waiting,
+        }
 
     @classmethod
     def from_wire(cls, data: dict[str, Any]) -> Self:
@@ -54,6 +63,8 @@ class RunningTask:
             id=str(data["id"]),
             name=str(data["name"]),
             started_at=from_wire_or_none(data["startedAt"], "startedAt"),
+            # Workers before 0.2 do not say.
+            is_waiting=bool(data.get("waiting", False)),
         )
 
 

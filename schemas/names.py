@@ -37,6 +37,11 @@ def beats_key(namespace: str) -> str:
     return f"sluicegate:{namespace}:beats"
 
 
+def cursor_key(namespace: str, task_id: str) -> str:
+    """The string key of the cursor (JSON) with which a task stopped at a checkpoint."""
+    return f"sluicegate:{namespace}:cursor:{task_id}"
+
+
 def host_of(nodename: str) -> str:
     """The host part of a Celery nodename: what follows its last `@`."""
     return nodename.rpartition("@")[2]

@@ -168,6 +168,20 @@ STALE_AFTER_S = Setting(
     meaning="The stale lease: seconds without a fresh state after which the stale policy acts.",
     readers=(WORKER,),
 )
+CURSOR_MAX_BYTES = Setting(
+    name="SLUICEGATE_CURSOR_MAX_BYTES",
+    parse=_count(16, 16_777_216),
+    default="65536",
+    meaning="How large the cursor of a task that stops at a checkpoint may be, in bytes of JSON.",
+    readers=(WORKER,),
+)
+CURSOR_KEPT_S = Setting(
+    name="SLUICEGATE_CURSOR_KEPT_S",
+    parse=_count(3600, 31_536_000),
+    default="2592000",
+    meaning="How long the cursor of a task that stopped is kept, in seconds; it is deleted when the task ends.",
+    readers=(WORKER,),
+)
 HEARTBEAT_INTERVAL_MS = Setting(
     name="SLUICEGATE_HEARTBEAT_INTERVAL_MS",
     parse=_count(100, 60_000),

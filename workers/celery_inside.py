@@ -18,6 +18,9 @@ What is relied on                                             where it stands
 - what `on_apply` returns: `ApplyResult.f`, a future (threads), or a greenlet (gevent)  celery/concurrency/thread.py
 - gevent's `TaskPool._quick_put` spawns and blocks while the pool is full; its timer's queue holds greenlets
 - `synloop` calls `connection.drain_events(timeout=2.0)` on the consumer's connection   celery/worker/loops.py
+- `Task.Request`, the class or name that `create_request_cls` derives from; `Request.on_failure` is told how a run
+  ended, and lets one that raised Ignore be acknowledged   celery/worker/strategy.py, celery/worker/request.py
+- `Task.run` is looked up when a tracer is built           celery/app/trace.py
 - `build_tracer`: `before_start` comes last before the task's code; a child calls `__trace__`  celery/app/trace.py
 - `state.requests`, `.reserved_requests`, `.active_requests`, `.scheduled_requests` (5.7)   celery/worker/state.py
 - `task_consumer.consume`, made in `Tasks.start` but first called by the event loop   celery/worker/loops.py
@@ -40,12 +43,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, wraps
 from types import CodeType, FrameType
 from typing import Any, Protocol
 
 import billiard
 from celery.app.trace import build_tracer
+from celery.exceptions import Ignore, Reject, Retry
+from celery.utils.imports import symbol_by_name
 from celery.worker import state as worker_state
 from celery.worker.request import Request
 from kombu.utils.json import dumps, loads
@@ -53,8 +58,10 @@ from kombu.utils.json import dumps, loads
 from sluicegate.schemas.beats import RunningTask
 from sluicegate.schemas.errors import InvalidSetting
 from sluicegate.workers.cell import Cell, mark_of
+from sluicegate.workers.checkpoints import YIELD, Yielded, way_of
 from sluicegate.workers.gate import Gate
 from sluicegate.workers.owing import GIVE_BACK, PUT_IN_PLACE, Arrival, Late, Owed, Returned
+from sluicegate.workers.station import Station
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +111,12 @@ class PoolSide(Protocol):
     def is_busy(self) -> bool:
         """Can anything still run here?"""
 
+    def note_waiting(self, task_id: str, is_waiting: bool) -> None:
+        """Called where a task runs: it waits at a checkpoint, or no longer does."""
+
+    def is_waiting(self, request: Any) -> bool:
+        """Does this running request's task wait at a checkpoint? From any thread."""
+
 
 class WayBack(Protocol):
     """The broker: how what was fetched and not started gets back to where it came from."""
@@ -122,6 +135,12 @@ class WayBack(Protocol):
 
     def owe(self, request: Any) -> bool:
         """Take over the message of a request, which is then no longer Celery's; False where it cannot go back."""
+
+    def owe_yielded(self, request: Any) -> bool:
+        """As `owe`, for a request whose task began and stopped at a checkpoint: its message may be acknowledged."""
+
+    def keep(self, requests: Iterable[Any]) -> None:
+        """Let the broker not take these running requests' messages for lost, however long their tasks wait."""
 
     def settle(self) -> None:
         """Hand back all that is owed; raises the broker's errors, and then all is still owed."""
@@ -459,6 +478,18 @@ class PreforkPool:
         pool = getattr(self._worker.pool, "_pool", None)
         return pool is not None and any(process._is_alive() for process in pool._pool)
 
+    def note_waiting(self, task_id: str, is_waiting: bool) -> None:
+        """In the child's own slot."""
+        self._cell.note_waiting(getattr(billiard.current_process(), "index", -1), is_waiting)
+
+    def is_waiting(self, request: Any) -> bool:
+        """By the slot of the child that accepted it."""
+        for process in list(self._pool._pool):
+            if process.pid == request.worker_pid and self._cell.can_see(process.index):
+                slot = self._cell.slot(process.index)
+                return slot.waits and slot.runs_task(request.id)
+        return False
+
 
 # -- pools within the process ------------------------------------------------------------------------------------
 
@@ -474,6 +505,7 @@ class _Job:
     request: Any
     thread: int | None = None
     seen_at: float | None = None
+    is_waiting: bool = False
 
     def note_begun(self) -> None:
         self.thread = threading.get_ident()
@@ -577,6 +609,17 @@ class _PoolWithin:
     def is_busy(self) -> bool:
         """Does any task run?"""
         return bool(self._jobs)
+
+    def note_waiting(self, task_id: str, is_waiting: bool) -> None:
+        """With its job."""
+        job = self._by_task.get(task_id)
+        if job is not None:
+            job.is_waiting = is_waiting
+
+    def is_waiting(self, request: Any) -> bool:
+        """By its job."""
+        job = self._by_task.get(request.id)
+        return job is not None and job.is_waiting
 
 
 class SoloPool(_PoolWithin):
@@ -757,16 +800,15 @@ def forget(request: Any) -> None:
         _scheduled.discard(request)
 
 
-def running_tasks() -> tuple[RunningTask, ...]:
-    """The tasks that the pool has accepted and not finished; from any thread."""
-    return tuple(
-        RunningTask(
-            id=request.id,
-            name=request.name,
-            started_at=datetime.fromtimestamp(request.time_start, UTC) if request.time_start else None,
-        )
-        for request in _copied(worker_state.active_requests)
-    )
+def running_requests() -> list[Any]:
+    """The requests that the pool has accepted and not finished; from any thread."""
+    return _copied(worker_state.active_requests)
+
+
+def running_task(request: Any, *, is_waiting: bool) -> RunningTask:
+    """What is said of a running request."""
+    started_at = datetime.fromtimestamp(request.time_start, UTC) if request.time_start else None
+    return RunningTask(id=request.id, name=request.name, started_at=started_at, is_waiting=is_waiting)
 
 
 def count_reserved(worker: Any) -> int:
@@ -861,6 +903,28 @@ class RedisWayBack:
         """Late ones included."""
         return len(self._owed) + len(self._late)
 
+    def owe_yielded(self, request: Any) -> bool:
+        """Where it was acknowledged, it stands in `unacked` no more, and must be put there before it can go back."""
+        is_acknowledged, request.acknowledged = request.acknowledged, False
+        if not self.owe(request):
+            request.acknowledged = is_acknowledged
+            return False
+        if is_acknowledged:
+            info = request.message.delivery_info
+            entry = dumps([request.message._raw, info.get("exchange"), info.get("routing_key")])
+            self._owed[-1] = replace(self._owed[-1], entry=entry)
+        return True
+
+    def keep(self, requests: Iterable[Any]) -> None:
+        """By making them look as if they had just come; one that was restored meanwhile is left alone."""
+        channel = self._channel
+        tags = [r.message.delivery_tag for r in requests if not r.acknowledged and r.message.channel is channel]
+        if tags:
+            now = time.time()
+            with channel.conn_or_acquire() as client:
+                pairs = itertools.chain.from_iterable((now, tag) for tag in tags)
+                client.execute_command("ZADD", _unacked(channel)[1], "XX", *pairs)
+
     def owe(self, request: Any) -> bool:
         """False for a broadcast, which has no list to go back to."""
         channel = self._channel
@@ -893,11 +957,21 @@ class RedisWayBack:
             return
         channel = self._channel
         with channel.conn_or_acquire() as client:
+            self._store_acknowledged(channel, client)
             if self._owed:
                 self._give_back(channel, client)
             while self._late:
                 self._give_back_late(channel, client, self._late[0])
                 self._late.pop(0)
+
+    def _store_acknowledged(self, channel: Any, client: Any) -> None:
+        unacked, index = _unacked(channel)
+        for number, owed in enumerate(self._owed):
+            if owed.entry is not None:
+                client.execute_command("HSET", unacked, owed.tag, owed.entry)
+                client.execute_command("ZADD", index, time.time(), owed.tag)
+                # From here on a tag that is gone was handed back.
+                self._owed[number] = replace(owed, entry=None, is_sure=False)
 
     def _give_back(self, channel: Any, client: Any) -> None:
         unacked, index = _unacked(channel)
@@ -966,6 +1040,66 @@ def _unacked(channel: Any) -> tuple[str, str]:
 
 def _always() -> bool:
     return True
+
+
+# -- tasks that stop at a checkpoint -----------------------------------------------------------------------------
+
+
+class YieldedRun(Ignore):
+    """How a run ends that stopped at a checkpoint and goes on later: no result, no failure, no retry."""
+
+
+def prepare_tasks(app: Any, station: Station, on_yield: Callable[[Any], None]) -> None:
+    """Have the runs of tasks that declare `on_quiesce` end as they said; raises InvalidSetting.
+
+    Before the pool forks. `on_yield` takes the request of a run that yielded, from whichever thread hears of it.
+    """
+    for name, task in app.tasks.items():
+        way = way_of(task)
+        if not hasattr(task, "on_quiesce"):
+            continue
+        task.run = _minding_the_cursor(task, station)
+        if way == YIELD:
+            task.Request = _yielding(symbol_by_name(task.Request), on_yield)
+            log.debug("sluicegate: %s yields when it is quiesced", name)
+
+
+def _minding_the_cursor(task: Any, station: Station) -> Callable[..., Any]:
+    run = task.run
+
+    @wraps(run)
+    def runs(*args: Any, **kwargs: Any) -> Any:
+        request = task.request
+        if request.called_directly or request.is_eager:
+            return run(*args, **kwargs)
+        try:
+            value = run(*args, **kwargs)
+        except Yielded:
+            station.let_go(request.id)
+            raise YieldedRun from None
+        except (Retry, Reject):
+            station.let_go(request.id)
+            raise
+        except Exception:
+            station.drop_cursor(request.id)
+            raise
+        station.drop_cursor(request.id)
+        return value
+
+    return runs
+
+
+def _yielding(base: Any, on_yield: Callable[[Any], None]) -> type:
+    class YieldingRequest(base):  # type: ignore[misc]
+        def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+            exc = exc_info.exception
+            if not isinstance(getattr(exc, "exc", exc), YieldedRun):
+                return super().on_failure(exc_info, *args, **kwargs)
+            worker_state.task_ready(self)
+            on_yield(self)
+            return None
+
+    return YieldingRequest
 
 
 # -- seeing a start ----------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ begun. A child writes its own slot only, so no lock is needed.
 
     bits  0-31  CRC-32 of the task's id
     bit   32    it runs
-    bits 33-63  tasks begun by the children that had this slot, modulo 2^31
+    bit   33    it waits at a checkpoint
+    bits 34-63  tasks begun by the children that had this slot, modulo 2^30
 """
 
 from __future__ import annotations
@@ -35,12 +36,16 @@ _VERSION_SHIFT = 20
 HOLDING = _MODE | _LOCAL
 """Any of these bits set: nothing may start."""
 
+STOPPING = int(Mode.QUIESCE) | _CONSULT
+"""Any of these bits set: a checkpoint must look closer."""
+
 SLOTS = 4095
 """Pool children whose starts are seen; 32 KiB together with the word."""
 
 _RUNS = 1 << 32
 _MARK = _RUNS - 1
-_BEGUN_SHIFT, _BEGUN_MASK = 33, (1 << 31) - 1
+_WAITS = 1 << 33
+_BEGUN_SHIFT, _BEGUN_MASK = 34, (1 << 30) - 1
 
 
 def pack(mode: Mode, edition: Edition, *, is_local: bool = False, has_scoped: bool = False) -> int:
@@ -56,11 +61,12 @@ def pack(mode: Mode, edition: Edition, *, is_local: bool = False, has_scoped: bo
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What one pool child has said: the mark of the task begun last, whether it runs, and how many were begun."""
+    """What one pool child has said: the task begun last, whether it runs and waits, and how many were begun."""
 
     mark: int
     runs: bool
     begun: int
+    waits: bool = False
 
     def runs_task(self, task_id: str) -> bool:
         """Does `task_id` run there now?"""
@@ -125,12 +131,18 @@ class Cell:
     def note_end(self, slot: int) -> None:
         """Called in pool child number `slot` when its task is over, and when the child is born."""
         if self.can_see(slot):
-            self.words[1 + slot] &= ~_RUNS
+            self.words[1 + slot] &= ~(_RUNS | _WAITS)
+
+    def note_waiting(self, slot: int, is_waiting: bool) -> None:
+        """Called in pool child number `slot` when its task stops at a checkpoint, and when it goes on."""
+        if self.can_see(slot):
+            word = self.words[1 + slot]
+            self.words[1 + slot] = word | _WAITS if is_waiting else word & ~_WAITS
 
     def slot(self, slot: int) -> Slot:
         """What child number `slot` has said; only for slots that can be seen."""
         word = self.words[1 + slot]
-        return Slot(mark=word & _MARK, runs=bool(word & _RUNS), begun=word >> _BEGUN_SHIFT)
+        return Slot(mark=word & _MARK, runs=bool(word & _RUNS), begun=word >> _BEGUN_SHIFT, waits=bool(word & _WAITS))
 
     @staticmethod
     def can_see(slot: int) -> bool:

@@ -138,8 +138,9 @@ class Gate(Generic[R]):
         with self._lock:
             if self.standing is not standing:
                 return False
-            if self.applied.standing is not standing:
-                self.applied = Applied(edition=standing.edition, at=datetime.now(UTC), standing=standing)
+            if self.applied.standing is standing:
+                return True
+            self.applied = Applied(edition=standing.edition, at=datetime.now(UTC), standing=standing)
         self._log_once(standing)
         self._on_applied()
         return True

@@ -8,6 +8,7 @@ acknowledge.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _SETTLE_S = 0.001
 _SETTLE_AT_MOST_S = 0.05
+_FRESH_EVERY_S = 1.0
 _RETRY_S = 0.1
 _RETRY_AT_MOST_S = 5.0
 
@@ -43,6 +45,8 @@ class Hands:
         self._is_consuming = False
         self._held: deque[Any] = deque()
         self._kept: list[Any] = []
+        self._yielded: deque[Any] = deque()
+        self._kept_fresh_at = 0.0
         self._next_look: Any = None
         self._looks = 0
         self._failures = 0
@@ -57,6 +61,11 @@ class Hands:
         """Keep a request that came to a closed gate, until the consumer's thread hands it back; from any thread."""
         self._held.append(request)
         # The flip has called for the consumer's thread already, unless that ran before this one came.
+        self.wake()
+
+    def take_yielded(self, request: Any) -> None:
+        """A task stopped at a checkpoint: its message must go back to the head of its queue; from any thread."""
+        self._yielded.append(request)
         self.wake()
 
     def wake(self) -> None:
@@ -111,7 +120,9 @@ class Hands:
                 self._stop_consuming()
                 self._collect()
                 self._owe_held()
+            self._owe_yielded()
             self.way_back.settle()
+            self._keep_fresh()
             if standing.is_open:
                 self._start_consuming()
             is_done = standing.is_open or self._is_settled()
@@ -124,6 +135,8 @@ class Hands:
         if is_done and self.gate.acknowledge(standing):
             self.pool.forget_looks()
             self._looks = 0
+            if not standing.is_open and celery_inside.running_requests():
+                self._look_again(_FRESH_EVERY_S)
             return
         self._looks += 1
         # A pause is most often complete within milliseconds; where it is not, nobody is helped by a busy loop.
@@ -178,6 +191,20 @@ class Hands:
                 # A broadcast has no list to go back to; it waits here and starts when the gate opens.
                 self._kept.append(request)
 
+    def _owe_yielded(self) -> None:
+        while self._yielded:
+            request = self._yielded[0]
+            if not self.way_back.owe_yielded(request):
+                self._kept.append(request)
+            self._yielded.popleft()
+
+    def _keep_fresh(self) -> None:
+        """Whose task waits at a checkpoint has not been lost, however long it takes."""
+        now = time.monotonic()
+        if now - self._kept_fresh_at >= _FRESH_EVERY_S:
+            self._kept_fresh_at = now
+            self.way_back.keep([r for r in celery_inside.running_requests() if self.pool.is_waiting(r)])
+
     def _is_settled(self) -> bool:
         """Has everything that was given to the pool started or come back? Then nothing more can start."""
         # Asked in this order: what the pool lets go is held.
@@ -187,7 +214,13 @@ class Hands:
 
     def running(self) -> tuple[RunningTask, ...]:
         """The tasks that the pool has accepted and not finished, forgotten ones too; from any thread."""
-        return self.pool.forgotten() + celery_inside.running_tasks()
+        running = [
+            celery_inside.running_task(request, is_waiting=self.pool.is_waiting(request))
+            for request in celery_inside.running_requests()
+        ]
+        # On their way back, and not there yet: a fleet is not drained before they are.
+        leaving = [celery_inside.running_task(request, is_waiting=False) for request in list(self._yielded)]
+        return (*self.pool.forgotten(), *running, *leaving)
 
     def count_reserved(self) -> int:
         """How many messages are in hand and not started, ETA ones included; from any thread."""

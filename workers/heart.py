@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from redis import Redis
@@ -27,10 +28,15 @@ redis.call('ZADD', KEYS[2], tonumber(now[1]) + tonumber(now[2]) / 1000000, ARGV[
 """
 
 _RETRY_S = 0.5
+_PULSE_S = 0.1
 
 
 class Heart:
-    """Sends the beats that `compose` makes. `compose(seq, is_goodbye)` is called from the heart's thread."""
+    """Sends the beats that `compose` makes. `compose(seq, is_goodbye)` is called from the heart's thread.
+
+    `pulse` is asked ten times a second, and an answer that differs from the last one is a reason to beat at once:
+    None while nobody waits for anything.
+    """
 
     def __init__(
         self,
@@ -41,6 +47,7 @@ class Heart:
         connect: Callable[[], Redis],
         compose: Callable[[int, bool], Beat],
         memory: Memory,
+        pulse: Callable[[], object] = lambda: None,
     ) -> None:
         self._keys = (beat_key(namespace, nodename), beats_key(namespace))
         self._nodename = nodename
@@ -48,6 +55,7 @@ class Heart:
         self._connect = connect
         self._compose = compose
         self._memory = memory
+        self._pulse = pulse
         self._seq = 0
         self._due = threading.Event()
         self._stopping = threading.Event()
@@ -72,10 +80,26 @@ class Heart:
     def _run(self) -> None:
         redis = self._connect()
         while not self._stopping.is_set():
+            felt = self._feel()
             wait_s = self._interval_s if self._beat(redis) else min(_RETRY_S, self._interval_s)
-            self._due.wait(wait_s)
+            self._wait(wait_s, felt)
             self._due.clear()
         self._beat(redis, is_goodbye=True)
+
+    def _wait(self, wait_s: float, felt: object) -> None:
+        """Until a beat is due, by the clock, by a call, or by the pulse."""
+        ends_at = time.monotonic() + wait_s
+        while (left_s := ends_at - time.monotonic()) > 0:
+            if self._due.wait(min(_PULSE_S, left_s)) or self._feel() != felt:
+                return
+
+    def _feel(self) -> object:
+        try:
+            return self._pulse()
+        except Exception:
+            # What is read belongs to other threads; the next beat says it all the same.
+            log.debug("sluicegate: the pulse cannot be felt", exc_info=True)
+            return None
 
     def _beat(self, redis: Redis, *, is_goodbye: bool = False) -> bool:
         """Was the beat taken? A beat that was not is not kept: the next one says it all again."""

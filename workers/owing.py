@@ -69,7 +69,8 @@ class Arrival(NamedTuple):
 class Owed:
     """A message that must go back: its delivery tag, the list it came from, and its place among the others.
 
-    `is_sure`: it came on the connection that is still open, so that nobody but us can have restored it.
+    `is_sure`: it came on the connection that is still open, so that nobody but us can have restored it. `entry`: it
+    was acknowledged, and this is what must stand in `unacked` again before it can go back.
     """
 
     tag: str
@@ -78,6 +79,7 @@ class Owed:
     arrived_at: float
     payload: str
     is_sure: bool = True
+    entry: str | None = None
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,14 +25,17 @@ from sluicegate.schemas.errors import InvalidSetting
 from sluicegate.schemas.keys import parse_public_keys
 from sluicegate.schemas.names import host_of
 from sluicegate.schemas.scopes import Claim
-from sluicegate.workers.celery_inside import note_starts_in_children, sides_of
+from sluicegate.workers.celery_inside import note_starts_in_children, prepare_tasks, sides_of
 from sluicegate.workers.cell import Cell
+from sluicegate.workers.checkpoints import open_station
+from sluicegate.workers.cursors import Cursors
 from sluicegate.workers.follower import Follower, Pace
 from sluicegate.workers.gate import Gate
 from sluicegate.workers.hands import Hands
 from sluicegate.workers.heart import Heart
 from sluicegate.workers.link import connect
 from sluicegate.workers.memory import Memory
+from sluicegate.workers.station import Station
 from sluicegate.workers.trust import TrustedKeys
 
 
@@ -68,6 +72,15 @@ class Member:
             on_applied=lambda: self.heart.beat_now(),
         )
         self.hands.stand_at(self.gate)
+        cursors = Cursors(
+            namespace,
+            lambda: connect(redis_url),
+            most_bytes=settings.CURSOR_MAX_BYTES.read(environ),
+            kept_s=settings.CURSOR_KEPT_S.read(environ),
+        )
+        station = Station(cell, cursors, note_waiting=sides.pool.note_waiting, rest=self._rest)
+        prepare_tasks(worker.app, station, self.hands.take_yielded)
+        open_station(station, cell.words)
         memory = Memory(settings.STATE_DIR.read(environ), namespace, worker.hostname)
         self.follower = Follower(
             namespace=namespace,
@@ -85,6 +98,7 @@ class Member:
             connect=lambda: connect(redis_url),
             compose=self.compose,
             memory=memory,
+            pulse=self._pulse,
         )
         note_starts = note_starts_in_children(worker.app, worker.hostname, self.hands.cell)
         signals.worker_process_init.connect(note_starts, weak=False)
@@ -97,6 +111,18 @@ class Member:
         self.hands.pool.watch()
         self.follower.start()
         self.heart.start()
+
+    def _pulse(self) -> object:
+        """While held: what runs and what waits, since somebody waits for that."""
+        if self.gate.standing.is_open:
+            return None
+        return frozenset((task.id, task.is_waiting) for task in self.hands.running())
+
+    def _rest(self, seconds: float) -> None:
+        """What a waiting task does: on the solo pool it stands on the consumer's thread, and does that one's work."""
+        if self.hands.pool.name == "solo":
+            self.hands.tend()
+        time.sleep(seconds)
 
     def _on_shutdown(self, sender: Any = None, **_: Any) -> None:
         """Celery sends this after the pool has stopped, so the goodbye is true: nothing runs here any more."""

@@ -17,7 +17,9 @@ from typing import Any
 
 from celery import Celery, Task, signals
 
-from tests.fleet.records import Event, Record, Writer, microseconds
+from sluicegate import resumable
+from sluicegate.workers.checkpoints import Yielded
+from tests.fleet.records import Event, ItemDone, Record, Writer, items_path, microseconds
 
 BROKER = "FLEET_BROKER_URL"
 QUEUE = "FLEET_QUEUE"
@@ -53,6 +55,7 @@ def make(environ: dict[str, str]) -> Celery:
 
 app = make(dict(os.environ))
 _writer = Writer(Path(os.environ.get(RECORDS, os.devnull)))
+_items = Writer(Path(items_path(os.environ.get(RECORDS, os.devnull))))
 
 
 @signals.worker_process_init.connect(weak=False)
@@ -116,6 +119,40 @@ def digest(self: Task[Any, Any], seq: int, path: str) -> None:
     started = time.time()
     _record(self, Event.START, started, seq)
     _record(self, Event.END, time.time(), seq, note=digest_of(path))
+
+
+class Stepping(Task):  # type: ignore[type-arg]
+    """Goes through `count` items of `seconds` each, writing down every one that it has done."""
+
+    def run(self, seq: int, count: int, seconds: float) -> None:
+        started = time.time()
+        _record(self, Event.START, started, seq)
+        try:
+            for item in resumable(range(count)):
+                time.sleep(seconds)
+                _items.write(ItemDone(seq=seq, item=item, at_us=microseconds(time.time()), pid=os.getpid()))
+        except Yielded:
+            _record(self, Event.YIELD, time.time(), seq)
+            raise
+        _record(self, Event.END, time.time(), seq)
+
+
+class StepsWait(Stepping):
+    """Waits in place when it is quiesced."""
+
+    name = "fleet.steps_wait"
+    on_quiesce = "wait"
+
+
+class StepsYield(Stepping):
+    """Gives its slot back when it is quiesced."""
+
+    name = "fleet.steps_yield"
+    on_quiesce = "yield"
+
+
+app.register_task(StepsWait())
+app.register_task(StepsYield())
 
 
 @app.task(name="fleet.noop")

@@ -41,7 +41,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.fleet.broker import Contents
-from tests.fleet.records import Event, Record
+from tests.fleet.records import RUNS_AGAIN, Event, Record
 
 Edition = tuple[int, int]
 
@@ -248,7 +248,7 @@ def _conservation(evidence: Evidence) -> tuple[set[int], set[int], set[int]]:
         sent = {s.seq for s in evidence.sent if at_us is None or s.at_us <= at_us}
         copies = Counter(m.seq for m in (*contents.queued, *contents.unacked))
         starts = Counter(r.seq for r in past if r.event is Event.START)
-        retries = Counter(r.seq for r in past if r.event is Event.RETRY)
+        retries = Counter(r.seq for r in past if r.event in RUNS_AGAIN)
         ended = Counter(r.seq for r in past if r.event is Event.END)
         for seq in sent:
             if starts[seq] > 1 + retries[seq] or copies[seq] > 1 or (ended[seq] and copies[seq]):
@@ -273,7 +273,7 @@ class _Ranks:
 
 
 def _displaced(evidence: Evidence, starts: Sequence[Record]) -> set[int]:
-    resent = {r.seq for r in evidence.records if r.event is Event.RETRY}
+    resent = {r.seq for r in evidence.records if r.event in RUNS_AGAIN}
     waits = {s.seq for s in evidence.sent if s.waits}
     workers = len(evidence.slots)
     reach = evidence.prefetch * sum(evidence.slots.values()) + workers + len(waits)

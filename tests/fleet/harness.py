@@ -36,7 +36,7 @@ from tests.fleet import app as fleet_app
 from tests.fleet import broker
 from tests.fleet.broker import Contents
 from tests.fleet.checker import Call, Drained, Evidence, Sent, Verdict, check
-from tests.fleet.records import Reader, Record, microseconds
+from tests.fleet.records import ItemDone, Reader, Record, microseconds, read_items
 from tests.fleet.waiting import NotInTime, stays, until
 from tests.fleet.watch import Watch, Word, by_redis
 
@@ -334,6 +334,10 @@ class Fleet:
     def read_records(self) -> list[Record]:
         """Everything that tasks have written so far."""
         return self.records.read()
+
+    def items(self) -> list[ItemDone]:
+        """Every item that tasks of many items have done, in the order in which they were."""
+        return read_items(self.records.path)
 
     def wait_started(self, count: int, *, within_s: float = 30.0) -> None:
         """Return once `count` tasks have started."""

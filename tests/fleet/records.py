@@ -24,6 +24,12 @@ class Event(StrEnum):
     """Its code is done."""
     RETRY = "retry"
     """Its code asked to be run once more; this run is over."""
+    YIELD = "yield"
+    """It stopped at a checkpoint and gave its slot back; this run is over, and another is to come."""
+
+
+RUNS_AGAIN = frozenset({Event.RETRY, Event.YIELD})
+"""What ends a run after which another start is no duplicate."""
 
 
 class MalformedRecord(ValueError):
@@ -65,6 +71,38 @@ class Record:
             raise MalformedRecord(f"{line!r}: {error}") from None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemDone:
+    """One item that a task of many has done: its number among them, when, and in which process."""
+
+    seq: int
+    item: int
+    at_us: int
+    pid: int
+
+    def to_line(self) -> bytes:
+        """The line, newline included."""
+        return f"{self.seq}\t{self.item}\t{self.at_us}\t{self.pid}\n".encode()
+
+    @classmethod
+    def from_line(cls, line: str) -> ItemDone:
+        """The inverse of `to_line`."""
+        seq, item, at_us, pid = map(int, line.split("\t"))
+        return cls(seq=seq, item=item, at_us=at_us, pid=pid)
+
+
+def items_path(records: str) -> str:
+    """Where the items are written whose tasks' records are in `records`."""
+    return records if records == os.devnull else f"{records}.items"
+
+
+def read_items(records: Path) -> list[ItemDone]:
+    """Every item done so far, in the order in which they were."""
+    path = Path(items_path(str(records)))
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [ItemDone.from_line(line) for line in lines if line.endswith("\n")]
+
+
 def microseconds(seconds: float) -> int:
     """A `time.time()` in whole microseconds, cut."""
     return int(seconds * 1_000_000)
@@ -78,7 +116,7 @@ class Writer:
         self._pid = 0
         self._file = -1
 
-    def write(self, record: Record) -> None:
+    def write(self, record: Record | ItemDone) -> None:
         """Append one line."""
         if self._pid != os.getpid():
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -34,6 +34,8 @@ class Word:
     running: int
     reserved: int
     refused: dict[str, int]
+    waiting: int = 0
+    """Of those that run, how many wait at a checkpoint."""
 
 
 def microseconds_of(moment: datetime) -> int:
@@ -83,6 +85,7 @@ def by_redis(url: str, namespace: str, nodenames: Iterable[str]) -> Callable[[],
                 running=len(beat.running),
                 reserved=beat.reserved,
                 refused=dict(beat.refused),
+                waiting=sum(task.is_waiting for task in beat.running),
             )
             for beat in beats
         ]

@@ -78,6 +78,13 @@ def test_the_installed_version_is_one_that_was_read(package):
         (request.create_request_cls, "accept_callback=self.on_accepted"),
         (request.create_request_cls, "correlation_id=task_id"),
         (request.Request.acknowledge, "if not self.acknowledged:"),
+        # A run that raised Ignore is acknowledged by on_failure, which the class made for each task inherits.
+        (strategy.default, "Request = symbol_by_name(task.Request)"),
+        (request.create_request_cls, "return self.on_failure(retval, return_ok=True)"),
+        (request.Request.on_failure, "task_ready(self) exc = exc_info.exception"),
+        (request.Request.on_failure, "elif isinstance(exc, Ignore): return self.acknowledge()"),
+        (trace.build_tracer, "else task.run"),
+        (trace.build_tracer, "except Ignore as exc: I, R = Info(IGNORED, exc), ExceptionInfo(internal=True)"),
         (request.Request.reject, "if not self.acknowledged:"),
         (asynpool.AsynPool.flush, "job.discard()"),
         (Consumer.on_close, "self.pool.flush()"),

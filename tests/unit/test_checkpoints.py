@@ -1,0 +1,217 @@
+"""What a checkpoint does by itself: nothing while it is running, and only what the task declared when it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import fakeredis
+import pytest
+from celery import Celery
+
+from sluicegate import checkpoint, resumable, resume_cursor
+from sluicegate.schemas.errors import InvalidInput, InvalidSetting
+from sluicegate.schemas.modes import Mode
+from sluicegate.schemas.snapshots import Edition
+from sluicegate.workers.cell import STOPPING, Cell, pack
+from sluicegate.workers.checkpoints import Yielded, open_station, way_of
+from sluicegate.workers.cursors import Cursors
+
+
+class Post:
+    """A station that counts how often it was asked, and lets a task go on after `rests` looks."""
+
+    def __init__(self, rests: int = 3, is_away: int = 0) -> None:
+        self.rests = rests
+        self.is_away = is_away
+        self.asked = 0
+        self.stored: list[Any] = []
+        self.said: list[tuple[str, bool]] = []
+
+    def is_quiesced(self, task: Any) -> bool:
+        self.asked += 1
+        return self.rests > 0
+
+    def note_waiting(self, task_id: str, is_waiting: bool) -> None:
+        self.said.append((task_id, is_waiting))
+
+    def rest(self, seconds: float) -> None:
+        self.rests -= 1
+
+    def keep_cursor(self, task_id: str, cursor: Any) -> bool:
+        self.is_away -= 1
+        if self.is_away >= 0:
+            return False
+        self.stored.append(cursor)
+        return True
+
+    def load_cursor(self, task_id: str) -> Any:
+        return self.stored[-1] if self.stored else None
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    made = Celery("points", set_as_current=False, broker="memory://", backend="cache+memory://")
+    yield made
+    open_station(None, [0])
+    made.close()
+
+
+def run_in_worker(app: Celery, task: Any, station: Post | None, mode: Mode = Mode.QUIESCE) -> Any:
+    """Run `task` as a pool child would, with a cell that says `mode`."""
+    cell = Cell()
+    cell.store(pack(mode, Edition(1, 2)))
+    open_station(station, cell.words)
+    behind = app.tasks[task.name]
+    behind.push_request(id="t1", called_directly=False, is_eager=False)
+    # What the tracer does: it makes this the current task.
+    from celery._state import _task_stack  # type: ignore[attr-defined]
+
+    _task_stack.push(behind)
+    try:
+        return behind.run()
+    finally:
+        _task_stack.pop()
+        behind.pop_request()
+
+
+def test_running_a_checkpoint_asks_nobody_and_stores_nothing(app):
+    post = Post()
+
+    @app.task(shared=False)
+    def work():
+        checkpoint(1)
+
+    run_in_worker(app, work, post, Mode.RUN)
+    run_in_worker(app, work, post, Mode.DRAIN)
+    assert (post.asked, post.stored) == (0, [])
+
+
+def test_wait_stays_in_place_says_so_and_goes_on(app):
+    post = Post(rests=3)
+
+    @app.task(shared=False)
+    def work():
+        checkpoint("here")
+        return "done"
+
+    assert run_in_worker(app, work, post) == "done"
+    assert post.said == [("t1", True), ("t1", False)]
+    assert post.stored == ["here"], "what is stored first repeats nothing if the worker is killed while it waits"
+
+
+def test_yield_leaves_the_task_past_its_own_handlers_with_the_cursor_stored(app):
+    post = Post()
+    seen: list[str] = []
+
+    @app.task(shared=False, on_quiesce="yield")
+    def work():
+        try:
+            checkpoint({"page": 7})
+        except Exception:
+            seen.append("swallowed")
+        finally:
+            seen.append("cleaned up")
+
+    with pytest.raises(Yielded):
+        run_in_worker(app, work, post)
+    assert (seen, post.stored) == (["cleaned up"], [{"page": 7}])
+
+
+def test_a_task_that_cannot_store_its_cursor_waits_in_place_until_it_can(app):
+    """S5: giving the slot back without the cursor would repeat what is done."""
+    post = Post(rests=5, is_away=3)
+
+    @app.task(shared=False, on_quiesce="yield")
+    def work():
+        checkpoint(1)
+
+    with pytest.raises(Yielded):
+        run_in_worker(app, work, post)
+    assert post.stored == [1]
+    assert post.rests == 2
+
+
+def test_resumable_skips_what_an_earlier_run_has_done(app):
+    post = Post()
+    done: list[str] = []
+
+    @app.task(shared=False, on_quiesce="yield")
+    def work():
+        for item in resumable("abcdef", every=2):
+            done.extend(item)
+
+    with pytest.raises(Yielded):
+        run_in_worker(app, work, post)
+    assert (done, post.stored) == (["a", "b"], [2])
+    post.rests = 0
+    run_in_worker(app, work, post)
+    assert done == list("abcdef")
+
+
+def test_resumable_refuses_a_cursor_that_it_did_not_store(app):
+    post = Post(rests=0)
+    post.stored.append({"page": 7})
+
+    @app.task(shared=False)
+    def work():
+        list(resumable("abc"))
+
+    with pytest.raises(InvalidInput, match="cursor"):
+        run_in_worker(app, work, post)
+
+
+@pytest.mark.parametrize("every", [0, -1])
+def test_resumable_needs_a_stride(every):
+    with pytest.raises(ValueError, match="every"):
+        list(resumable("abc", every=every))
+
+
+def test_outside_a_worker_all_of_it_does_nothing(app):
+    open_station(None, [STOPPING])
+    checkpoint("anything")
+    assert resume_cursor() is None
+    assert list(resumable("abc")) == ["a", "b", "c"]
+
+    @app.task(shared=False, on_quiesce="yield")
+    def work():
+        checkpoint(1)
+        return resume_cursor()
+
+    assert work() is None, "called directly"
+    assert work.apply().get() is None, "applied eagerly"
+
+
+def test_a_way_that_is_none_is_refused_by_name(app):
+    @app.task(shared=False, on_quiesce="stop", name="points.bad")
+    def work(): ...
+
+    with pytest.raises(InvalidSetting, match=r"'stop' of task points\.bad"):
+        way_of(app.tasks["points.bad"])
+
+
+@pytest.fixture
+def cursors() -> Cursors:
+    server = fakeredis.FakeServer()
+    return Cursors("default", lambda: fakeredis.FakeRedis(server=server), most_bytes=64, kept_s=3600)
+
+
+def test_a_cursor_is_kept_until_its_task_is_over(cursors):
+    cursors.store("t1", {"page": [1, 2]})
+    assert cursors.load("t1") == {"page": [1, 2]}
+    assert 0 < cursors._redis.ttl("sluicegate:default:cursor:t1") <= 3600
+    cursors.drop("t1")
+    assert cursors.load("t1") is None
+
+
+def test_a_task_without_a_cursor_costs_no_command_when_it_ends(cursors):
+    cursors.drop("t2")
+    assert cursors._client is None
+
+
+@pytest.mark.parametrize(
+    ("cursor", "why"), [("x" * 100, "at most 64"), (float("nan"), "JSON"), (object(), "JSON"), ({1, 2}, "JSON")]
+)
+def test_a_cursor_that_cannot_be_kept_is_refused_with_the_reason(cursors, cursor, why):
+    with pytest.raises(InvalidInput, match=why):
+        cursors.store("t1", cursor)

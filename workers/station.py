@@ -1,0 +1,80 @@
+"""What a worker process offers its tasks at their checkpoints; `workers.checkpoints` asks it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from sluicegate.schemas.errors import Unavailable
+from sluicegate.schemas.modes import Mode
+from sluicegate.workers.cell import Cell
+from sluicegate.workers.cursors import Cursors
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 60.0
+"""How long a task that starts waits for the cursor of its earlier run, where Redis does not answer."""
+
+
+class Station:
+    """One per worker; pool children have it by fork.
+
+    `note_waiting` and `rest` are the pool's: who waits where, and what a waiting task does between two looks.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        cursors: Cursors,
+        *,
+        note_waiting: Callable[[str, bool], None],
+        rest: Callable[[float], None],
+    ) -> None:
+        self._cell = cell
+        self._cursors = cursors
+        self._is_away = False
+        self.note_waiting = note_waiting
+        self.rest = rest
+
+    def is_quiesced(self, task: Any) -> bool:
+        """By the worker's own mode."""
+        return self._cell.mode is Mode.QUIESCE
+
+    def keep_cursor(self, task_id: str, cursor: Any) -> bool:
+        """Is it stored? False where Redis is away: the task must stay where it is. Raises InvalidInput."""
+        try:
+            self._cursors.store(task_id, cursor)
+        except (RedisError, OSError) as error:
+            if not self._is_away:
+                self._is_away = True
+                log.error("sluicegate: the cursor of %s cannot be stored (%s): it waits in place", task_id, error)
+            return False
+        self._is_away = False
+        return True
+
+    def load_cursor(self, task_id: str) -> Any:
+        """Raises Unavailable where Redis is away for long: to begin anew would repeat what is done."""
+        ends_at = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return self._cursors.load(task_id)
+            except (RedisError, OSError) as error:
+                if time.monotonic() > ends_at:
+                    raise Unavailable(f"the cursor of {task_id} cannot be read: {error}") from error
+                self.rest(0.5)
+
+    def drop_cursor(self, task_id: str) -> None:
+        """The task is over."""
+        try:
+            self._cursors.drop(task_id)
+        except (RedisError, OSError) as error:
+            # It goes away by itself, and nobody asks for it again.
+            log.warning("sluicegate: the cursor of %s stays for now (%s)", task_id, error)
+
+    def let_go(self, task_id: str) -> None:
+        """The task goes on in another run: its cursor stays."""
+        self._cursors.let_go(task_id)
