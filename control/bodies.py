@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from sluicegate.control.namespaces import Truth
+from sluicegate.schemas.beats import WorkerState
 from sluicegate.schemas.holds import Cause, HoldKey, Holds
+from sluicegate.schemas.progress import WorkerView
 from sluicegate.schemas.scopes import GLOBAL, Scope
 from sluicegate.schemas.times import to_wire
 
@@ -26,6 +29,16 @@ def system(truth: Truth) -> dict[str, Any]:
         "updatedAt": to_wire(truth.updated_at),
         "holds": [hold.to_wire() for hold in truth.holds.sorted()],
     }
+
+
+def warnings(scope: Scope, workers: Iterable[WorkerView]) -> list[str]:
+    """What whoever holds `scope` should know: that it holds nothing now, or where it does not."""
+    present = [worker for worker in workers if worker.state is not WorkerState.GONE]
+    inside = [worker for worker in present if worker.is_in(scope)]
+    if present and not inside:
+        return [f"no worker is in {scope} now; one that comes will obey"]
+    deaf = [worker.beat.nodename for worker in inside if not worker.enforces(scope)]
+    return [f"{nodename} does not enforce {scope.kind} holds: it goes on" for nodename in deaf]
 
 
 def at_scope(holds: Holds, scope: Scope) -> list[str]:

@@ -21,6 +21,7 @@ from sluicegate.schemas.errors import InvalidInput, NotFound, Refused, Unavailab
 from sluicegate.schemas.holds import check_reason
 from sluicegate.schemas.names import host_of
 from sluicegate.schemas.progress import UNAVAILABLE, Metrics, Sighting, WorkerView, measure, view
+from sluicegate.schemas.scopes import GLOBAL, Scope, ScopeKind
 from sluicegate.schemas.snapshots import NOTHING
 from sluicegate.schemas.times import to_wire
 
@@ -93,19 +94,25 @@ class Fleet:
         self._lease = lease
         self._outage = Outage("heartbeats")
 
-    def progress(self, truth: Truth, remembered: Mapping[str, Remembered]) -> Progress:
-        """What the workers made of `truth`. With Redis away: the last that is known, and never drained."""
+    def progress(self, truth: Truth, remembered: Mapping[str, Remembered], scope: Scope = GLOBAL) -> Progress:
+        """What the workers made of `truth`. With Redis away: the last that is known, and never drained.
+
+        The metrics are those of `scope`; all workers are listed.
+        """
         heard = self._listen()
         if heard is None:
             workers = self._views({name: row.sighting for name, row in _present(remembered)}, truth, truth.now)
-            return Progress(
-                truth=truth, workers=workers, metrics=measure(workers, queued=None, source=UNAVAILABLE.source)
-            )
+            metrics = measure(workers, queued=None, source=UNAVAILABLE.source, scope=scope)
+            return Progress(truth=truth, workers=workers, metrics=metrics)
         now, entries = heard
         workers = self._views(combined(entries, remembered), truth, now)
-        present = [worker for worker in workers if worker.state is not WorkerState.GONE]
-        queued = self._broker.depth(queue for worker in present for queue in worker.beat.queues)
-        return Progress(truth=truth, workers=workers, metrics=measure(workers, queued=queued, source=SOURCE))
+        present = [worker for worker in workers if worker.state is not WorkerState.GONE and worker.is_in(scope)]
+        queues = {queue for worker in present for queue in worker.beat.queues}
+        if scope.kind is ScopeKind.QUEUE:
+            queues = {scope.name}
+        queued = self._broker.depth(queues)
+        metrics = measure(workers, queued=queued, source=SOURCE, scope=scope)
+        return Progress(truth=truth, workers=workers, metrics=metrics)
 
     def fold(self) -> None:
         """Writes what Redis has into the database. Raises Unavailable."""
@@ -156,7 +163,10 @@ class Fleet:
         raise Refused(f"{nodename} is alive ({seen.state}): only a worker that fell silent can be forgotten")
 
     def _views(self, known: Mapping[str, Sighting], truth: Truth, now: datetime) -> list[WorkerView]:
-        views = (view(known[name], desired=truth.edition, lease=self._lease, now=now) for name in sorted(known))
+        views = (
+            view(known[name], desired=truth.edition, lease=self._lease, now=now, holds=truth.holds.active)
+            for name in sorted(known)
+        )
         return [
             worker
             for worker in views

@@ -11,7 +11,7 @@ from sluicegate.schemas.api import PauseRequest
 from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.holds import check_reason
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.scopes import GLOBAL, Scope
+from sluicegate.schemas.scopes import Scope
 from sluicegate.schemas.times import from_wire_or_none, to_wire_or_none
 
 PAUSE, RESUME = "pause", "resume"
@@ -43,12 +43,10 @@ class Order:
 def order_of(request: PauseRequest) -> Order:
     """The order that `request` spells; raises InvalidInput naming the field that is wrong (R-A4).
 
-    What this version does not enforce is refused, not stored: a hold that holds nothing would be a lie.
+    What no worker of this version can do is refused, not stored; what some workers do not enforce is told by them.
     """
     reason = check_reason(request.reason)
     scope = Scope.parse(request.scope)
-    if scope != GLOBAL:
-        raise InvalidInput("scope", f"{str(scope)!r}: only global is enforced by this version")
     unenforced: Mapping[str, Any] = {"deadline": request.deadline, "then": request.then}
     for field, value in unenforced.items():
         if value is not None:

@@ -26,6 +26,7 @@ from sluicegate.schemas.errors import InvalidInput, Refused, Unavailable
 from sluicegate.schemas.holds import Change, Hold, HoldKey, expire, place, release
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.progress import UNAVAILABLE, Metrics
+from sluicegate.schemas.scopes import GLOBAL, Scope
 from sluicegate.schemas.snapshots import Edition
 from sluicegate.schemas.times import to_wire_or_none
 
@@ -53,9 +54,9 @@ class Pausing:
         self._fleet = fleet
         self._namespace = namespace
 
-    def read(self) -> dict[str, Any]:
-        """`GET /api/system/worker-pause` (R-A6). Raises Unavailable, NotMigrated."""
-        progress, tail = self._look()
+    def read(self, scope: Scope = GLOBAL) -> dict[str, Any]:
+        """`GET /api/system/worker-pause` (R-A6), with the metrics of `scope`. Raises Unavailable, NotMigrated."""
+        progress, tail = self._look(scope)
         return {
             "system": bodies.system(progress.truth),
             "metrics": progress.metrics.to_wire(),
@@ -80,13 +81,15 @@ class Pausing:
         edition = Edition(done["system"]["epoch"], done["system"]["version"])
         # With Redis away, another second of waiting would tell nothing new: the loop publishes it.
         published = can_publish and self._publisher.publish_now(edition)
+        metrics, warnings = self._after(order)
         return {
             "outcome": done["outcome"],
             "system": done["system"],
-            "metrics": self._metrics_after().to_wire(),
+            "metrics": metrics.to_wire(),
             "audit": done["audit"],
             "published": published,
             "remaining": done["remaining"],
+            "warnings": warnings,
         }
 
     def expire_due(self) -> int:
@@ -103,19 +106,21 @@ class Pausing:
             self._publisher.publish_now(edition)
         return count
 
-    def _look(self) -> tuple[Progress, list[dict[str, Any]]]:
+    def _look(self, scope: Scope = GLOBAL) -> tuple[Progress, list[dict[str, Any]]]:
         with self._database.transaction() as connection:
             truth = namespaces.read(connection, self._namespace) or namespaces.lock(connection, self._namespace)
             remembered = sightings.read(connection, self._namespace)
             tail = events.latest(connection, self._namespace)
-        return self._fleet.progress(truth, remembered), tail
+        return self._fleet.progress(truth, remembered, scope), tail
 
-    def _metrics_after(self) -> Metrics:
+    def _after(self, order: Order) -> tuple[Metrics, list[str]]:
+        """The metrics of the order's scope, and what its giver should know about it."""
         try:
-            return self._look()[0].metrics
+            progress, _ = self._look(order.scope)
         except Unavailable:
             # The order is stored: that must not be answered with an error because a figure cannot be had.
-            return UNAVAILABLE
+            return UNAVAILABLE, []
+        return progress.metrics, bodies.warnings(order.scope, progress.workers) if order.action == PAUSE else []
 
     def _meet_what_is_published(self) -> bool:
         try:
@@ -129,7 +134,7 @@ class Pausing:
     def _carry_out(self, order: Order, ask: Ask) -> dict[str, Any]:
         for look in range(MAX_LOOKS):
             # Only a resume asks whether work is left, and it must have asked about the state that it ends.
-            progress = None if order.action == PAUSE else self._look()[0]
+            progress = None if order.action == PAUSE else self._look(order.scope)[0]
             try:
                 is_last = look == MAX_LOOKS - 1
                 done = self._once(ask, partial(self._do, order=order, ask=ask, progress=progress, is_last=is_last))

@@ -75,13 +75,18 @@ class SystemBody(Answer):
 
 
 class MetricsBody(Answer):
-    """The `metrics` block of R-A6 and R-C4. `queued` is null and `isDrained` false where they cannot be had."""
+    """The `metrics` block of R-A6 and R-C4. `queued` is null and `isDrained` false where they cannot be had.
+
+    `waiting`: of those running, how many wait at a checkpoint; `is_quiesced`: nothing runs but those.
+    """
 
     queued: int | None
     running: int
     stale_running: int
     is_drained: bool
     metrics_source: str
+    waiting: int = 0
+    is_quiesced: bool = False
 
 
 class LatestEvent(Answer):
@@ -113,12 +118,13 @@ class ChangeAnswer(PauseAnswer):
     """`POST /api/system/worker-pause`: the state after it, and what this request did.
 
     `outcome`: `applied` or `noop`. `published`: is it in Redis, where workers see it? `remaining`: the causes
-    of the holds at this scope that still stand after a resume.
+    of the holds at this scope that still stand after a resume. `warnings`: a line each, of what a pause will not do.
     """
 
     outcome: Literal["applied", "noop"]
     published: bool
     remaining: list[str]
+    warnings: list[str] = []
 
 
 class Event(Answer):

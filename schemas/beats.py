@@ -19,6 +19,9 @@ from sluicegate.schemas.times import from_wire, from_wire_or_none, to_wire, to_w
 
 BEAT_PROTOCOL = 1
 
+ENFORCED_AT_FIRST = ("global", "host", "worker")
+"""The kinds of scope that a worker enforces which does not say which."""
+
 
 class WorkerState(StrEnum):
     """What a worker is, as far as is known. A beat carries only the first three."""
@@ -39,13 +42,14 @@ class WorkerState(StrEnum):
 class RunningTask:
     """A task that is running: its id, its name, and when it started by the worker's clock (None: unknown).
 
-    `is_waiting`: it stopped at a checkpoint, and waits there in place.
+    `is_waiting`: it stopped at a checkpoint, and waits there in place. `queue`: where it came from, where known.
     """
 
     id: str
     name: str
     started_at: datetime | None = None
     is_waiting: bool = False
+    queue: str | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """As JSON, with camelCase keys."""
@@ -54,6 +58,7 @@ class RunningTask:
             "name": self.name,
             "startedAt": to_wire_or_none(self.started_at),
             "waiting": self.is_waiting,
+            "queue": self.queue,
         }
 
     @classmethod
@@ -65,6 +70,7 @@ class RunningTask:
             started_at=from_wire_or_none(data["startedAt"], "startedAt"),
             # Workers before 0.2 do not say.
             is_waiting=bool(data.get("waiting", False)),
+            queue=None if data.get("queue") is None else str(data["queue"]),
         )
 
 
@@ -74,7 +80,8 @@ class Beat:
 
     `applied` is the edition whose effect is complete: for a paused one, nothing can start any more; it is
     `NOTHING` until the first. `is_stale`: no fresh snapshot for longer than the stale lease. `queues` are
-    those it consumes when it is open. `refused` counts states it would not obey, by error code.
+    those it consumes when it is open. `refused` counts states it would not obey, by error code. `enforces` names the
+    kinds of scope whose holds this worker obeys: any other hold is shown as not enforced there.
     """
 
     nodename: str
@@ -94,6 +101,8 @@ class Beat:
     running: tuple[RunningTask, ...] = ()
     reserved: int = 0
     refused: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    enforces: tuple[str, ...] = ENFORCED_AT_FIRST
 
     def to_wire(self) -> dict[str, Any]:
         """As JSON, with camelCase keys."""
@@ -117,6 +126,8 @@ class Beat:
             "running": [task.to_wire() for task in self.running],
             "reserved": self.reserved,
             "refused": dict(self.refused),
+            "labels": dict(self.labels),
+            "enforces": list(self.enforces),
         }
 
     def encode(self) -> bytes:
@@ -148,6 +159,8 @@ class Beat:
                 running=tuple(RunningTask.from_wire(task) for task in data["running"]),
                 reserved=int(data["reserved"]),
                 refused={str(code): int(count) for code, count in data["refused"].items()},
+                labels={str(key): str(value) for key, value in data.get("labels", {}).items()},
+                enforces=tuple(str(kind) for kind in data.get("enforces", ENFORCED_AT_FIRST)),
             )
         except InvalidInput:
             raise

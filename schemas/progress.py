@@ -6,11 +6,13 @@ Intent (`Holds`, versioned) and progress are different types on purpose: nothing
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sluicegate.schemas.beats import Beat, WorkerState
+from sluicegate.schemas.beats import Beat, RunningTask, WorkerState
+from sluicegate.schemas.holds import Hold
+from sluicegate.schemas.scopes import GLOBAL, Claim, Scope, ScopeKind
 from sluicegate.schemas.snapshots import Edition
 from sluicegate.schemas.times import to_wire, to_wire_or_none
 
@@ -31,6 +33,7 @@ class WorkerView:
     state: WorkerState
     desired: Edition
     lease_expires_at: datetime
+    not_enforced: tuple[Scope, ...] = ()
 
     @property
     def beat(self) -> Beat:
@@ -46,6 +49,31 @@ class WorkerView:
     def is_lost_with_work(self) -> bool:
         """Did it fall silent while tasks were running on it?"""
         return self.state is WorkerState.UNKNOWN and bool(self.beat.running)
+
+    def enforces(self, scope: Scope) -> bool:
+        """Does it obey holds of this kind of scope?"""
+        return str(scope.kind) in self.beat.enforces
+
+    def is_in(self, scope: Scope) -> bool:
+        """Could work of this scope run here?"""
+        match scope.kind:
+            case ScopeKind.QUEUE:
+                return scope.name in self.beat.queues or bool(self.tasks_in(scope))
+            case ScopeKind.TASK:
+                return True
+            case _:
+                beat = self.beat
+                return scope.matches(Claim(host=beat.host, worker=beat.nodename, labels=beat.labels))
+
+    def tasks_in(self, scope: Scope) -> tuple[RunningTask, ...]:
+        """What runs here of this scope; a task whose queue is not known counts for every queue."""
+        match scope.kind:
+            case ScopeKind.QUEUE:
+                return tuple(task for task in self.beat.running if task.queue in (None, scope.name))
+            case ScopeKind.TASK:
+                return tuple(task for task in self.beat.running if task.name == scope.name)
+            case _:
+                return self.beat.running
 
     def to_wire(self) -> dict[str, Any]:
         """One element of `GET /api/workers`."""
@@ -66,6 +94,8 @@ class WorkerView:
             "queues": list(beat.queues),
             "stale": beat.is_stale,
             "refused": dict(beat.refused),
+            "labels": dict(beat.labels),
+            "notEnforced": [str(scope) for scope in self.not_enforced],
             "lastSeenAt": to_wire(self.sighting.seen_at),
             "leaseExpiresAt": to_wire(self.lease_expires_at),
         }
@@ -73,13 +103,18 @@ class WorkerView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """The figures of R-C4. `queued` is None where the broker's depth could not be read."""
+    """The figures of R-C4. `queued` is None where the broker's depth could not be read.
+
+    `waiting`: of those running, how many wait at a checkpoint. `is_quiesced`: as drained, but for those.
+    """
 
     queued: int | None
     running: int
     stale_running: int
     is_drained: bool
     source: str
+    waiting: int = 0
+    is_quiesced: bool = False
 
     def to_wire(self) -> dict[str, Any]:
         """The `metrics` object of R-A6."""
@@ -87,7 +122,9 @@ class Metrics:
             "queued": self.queued,
             "running": self.running,
             "staleRunning": self.stale_running,
+            "waiting": self.waiting,
             "isDrained": self.is_drained,
+            "isQuiesced": self.is_quiesced,
             "metricsSource": self.source,
         }
 
@@ -96,8 +133,13 @@ UNAVAILABLE = Metrics(queued=None, running=0, stale_running=0, is_drained=False,
 """What is said when metrics cannot be had: never drained."""
 
 
-def view(sighting: Sighting, *, desired: Edition, lease: timedelta, now: datetime) -> WorkerView:
-    """What a worker is at `now`: silence past its lease is `unknown`, never quiet (L4)."""
+def view(
+    sighting: Sighting, *, desired: Edition, lease: timedelta, now: datetime, holds: Iterable[Hold] = ()
+) -> WorkerView:
+    """What a worker is at `now`: silence past its lease is `unknown`, never quiet (L4).
+
+    `holds` are those in force: which of them it does not enforce is said of it.
+    """
     expires_at = sighting.seen_at + lease
     if sighting.beat.is_goodbye:
         state = WorkerState.GONE
@@ -105,24 +147,34 @@ def view(sighting: Sighting, *, desired: Edition, lease: timedelta, now: datetim
         state = WorkerState.UNKNOWN
     else:
         state = sighting.beat.state
-    return WorkerView(sighting=sighting, state=state, desired=desired, lease_expires_at=expires_at)
+    seen = WorkerView(sighting=sighting, state=state, desired=desired, lease_expires_at=expires_at)
+    ignored = {hold.scope for hold in holds if seen.is_in(hold.scope) and not seen.enforces(hold.scope)}
+    return replace(seen, not_enforced=tuple(sorted(ignored)))
 
 
-def measure(workers: Iterable[WorkerView], *, queued: int | None, source: str) -> Metrics:
+def measure(workers: Iterable[WorkerView], *, queued: int | None, source: str, scope: Scope = GLOBAL) -> Metrics:
     """The metrics over `workers`; `queued` None (the broker's depth could not be read) is never drained.
+
+    Of a `scope`: over the workers where its work could run, and what of it runs there. One that does not enforce such
+    holds is never quiet.
 
     `running` counts all running tasks, `stale_running` those of them on workers whose lease ran out. Drained
     is: no worker unknown, each has applied the desired edition, nothing running (R-C4). A worker that said
     goodbye counts as quiet.
     """
-    present = [worker for worker in workers if worker.state is not WorkerState.GONE]
-    running = sum(len(worker.beat.running) for worker in present)
-    stale = sum(len(worker.beat.running) for worker in present if worker.state is WorkerState.UNKNOWN)
-    is_quiet = all(worker.state is not WorkerState.UNKNOWN and worker.has_applied for worker in present)
+    present = [worker for worker in workers if worker.state is not WorkerState.GONE and worker.is_in(scope)]
+    running = sum(len(worker.tasks_in(scope)) for worker in present)
+    waiting = sum(task.is_waiting for worker in present for task in worker.tasks_in(scope))
+    stale = sum(len(worker.tasks_in(scope)) for worker in present if worker.state is WorkerState.UNKNOWN)
+    is_quiet = queued is not None and all(
+        worker.state is not WorkerState.UNKNOWN and worker.has_applied and worker.enforces(scope) for worker in present
+    )
     return Metrics(
         queued=queued,
         running=running,
         stale_running=stale,
-        is_drained=queued is not None and is_quiet and running == 0 and stale == 0,
+        waiting=waiting,
+        is_drained=is_quiet and running == 0 and stale == 0,
+        is_quiesced=is_quiet and running == waiting and stale == 0,
         source=source if queued is not None else "unavailable",
     )

@@ -92,3 +92,23 @@ class Scope:
 
 
 GLOBAL = Scope(ScopeKind.GLOBAL)
+
+MAX_LABELS = 64
+
+
+def parse_labels(text: str, field: str) -> dict[str, str]:
+    """`KEY=VALUE,KEY=VALUE` as a worker declares its labels; raises InvalidInput naming `field`.
+
+    Each label must be one that a `label:` scope can name; no key twice.
+    """
+    labels: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        # The scope's own rules: what no scope can name, no worker may be called.
+        name = Scope.parse(f"{ScopeKind.LABEL}:{part}", field).name
+        key, _, value = name.partition("=")
+        if key in labels:
+            raise InvalidInput(field, f"the label {key!r} is given twice")
+        labels[key] = value
+    if len(labels) > MAX_LABELS:
+        raise InvalidInput(field, f"{len(labels)} labels, at most {MAX_LABELS} are allowed")
+    return labels

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from sluicegate.schemas.errors import InvalidInput, InvalidSetting
 from sluicegate.schemas.names import DEFAULT_NAMESPACE, check_namespace
+from sluicegate.schemas.scopes import parse_labels
 
 T = TypeVar("T")
 
@@ -128,6 +129,13 @@ HOST = Setting(
     parse=_text,
     default=None,
     meaning="The worker's host name for `host:` scopes; otherwise what follows the last `@` of the nodename.",
+    readers=(WORKER,),
+)
+LABELS = Setting(
+    name="SLUICEGATE_LABELS",
+    parse=parse_labels,
+    default="",
+    meaning="The worker's labels for `label:` scopes, such as `gpu=h100,rack=12`.",
     readers=(WORKER,),
 )
 STATE_DIR = Setting(

@@ -39,7 +39,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -57,10 +57,22 @@ from kombu.utils.json import dumps, loads
 
 from sluicegate.schemas.beats import RunningTask
 from sluicegate.schemas.errors import InvalidSetting
+from sluicegate.schemas.scopes import Claim
 from sluicegate.workers.cell import Cell, mark_of
 from sluicegate.workers.checkpoints import YIELD, Yielded, way_of
 from sluicegate.workers.gate import Gate
-from sluicegate.workers.owing import GIVE_BACK, PUT_IN_PLACE, Arrival, Late, Owed, Returned
+from sluicegate.workers.owing import (
+    GIVE_BACK,
+    LENGTHS,
+    PUT_IN_PLACE,
+    SET_ASIDE,
+    TAKE_BACK_ASIDE,
+    Arrival,
+    Late,
+    Owed,
+    Returned,
+    aside_key,
+)
 from sluicegate.workers.station import Station
 
 log = logging.getLogger(__name__)
@@ -81,6 +93,10 @@ _CHUNK = 500
 _LOOK_FOR_OURS = 2000
 
 
+Wanted = Callable[[Any], bool]
+"""Is this request among those that are asked about?"""
+
+
 # -- what is held, and what is refused -------------------------------------------------------------------------
 
 
@@ -96,11 +112,14 @@ class PoolSide(Protocol):
     def watch(self) -> None:
         """Do what can only be done once the pool has started."""
 
-    def unstarted(self) -> Iterable[Any]:
-        """Take the requests that nothing has begun to run out of the pool's hands."""
+    def unstarted(self, is_wanted: Wanted) -> Iterable[Any]:
+        """Take those wanted of the requests that nothing has begun to run out of the pool's hands."""
 
-    def is_settled(self) -> bool:
-        """Has everything that was let through started, come back, or ended?"""
+    def go_on(self) -> None:
+        """Start what waits for a slot that a start that did not happen gave back."""
+
+    def is_settled(self, is_wanted: Wanted) -> bool:
+        """Has everything wanted that was let through started, come back, or ended?"""
 
     def forget_looks(self) -> None:
         """An acknowledgement was made: what was seen for it is of no use to the next."""
@@ -132,6 +151,21 @@ class WayBack(Protocol):
 
     def stop_consuming(self) -> None:
         """Cancel, in such a way that what is still under way is handed back too."""
+
+    def stop_queue(self, queue: str) -> None:
+        """The same for one queue of several."""
+
+    can_set_aside: bool
+    """Can single tasks of a queue be kept out of it for as long as a hold lasts?"""
+
+    def set_aside(self, request: Any) -> None:
+        """As `owe`, but beside its queue, out of the way of those that may run, in its order."""
+
+    def take_back_aside(self, held: Collection[str]) -> bool:
+        """Put what was set aside, here or by anybody, back to the head of its queue, but for tasks named in `held`.
+
+        False where nothing was. Raises the broker's errors; what was not put back is still there.
+        """
 
     def owe(self, request: Any) -> bool:
         """Take over the message of a request, which is then no longer Celery's; False where it cannot go back."""
@@ -371,6 +405,7 @@ class PreforkPool:
         start = worker._process_task
 
         def process_task(request: Any) -> None:
+            tell_queue(request)
             if not gate.pass_through(start, request):
                 self._free_slot()
                 hold(request)
@@ -406,21 +441,27 @@ class PreforkPool:
                 self._orphans.append(Orphan(task=task, pid=process.pid, slot=process.index, begun=begun))
         self._flush_pool()
 
-    def unstarted(self) -> Iterator[Any]:
+    def unstarted(self, is_wanted: Wanted) -> Iterator[Any]:
         """What waits for a slot, and what waits in the pool for a child to be free: nothing of it was written yet."""
         if self._uses_slots:
             waiting = self._worker.semaphore._waiting
-            while waiting:
-                _, args, _ = waiting.popleft()
-                yield args[0]
+            for _ in range(len(waiting)):
+                entry = waiting.popleft()
+                request = entry[1][0]
+                if is_wanted(request):
+                    yield request
+                else:
+                    waiting.append(entry)
         outbound = self._pool.outbound_buffer
         for job in list(outbound):
             if job._accepted or job._terminated is not None or not self._is_task(job):
                 continue
-            outbound.remove(job)
-            job.discard()
-            self._free_slot()
-            yield job._accept_callback.__self__
+            request = job._accept_callback.__self__
+            if is_wanted(request):
+                outbound.remove(job)
+                job.discard()
+                self._free_slot()
+                yield request
 
     @property
     def _pool(self) -> Any:
@@ -431,7 +472,16 @@ class PreforkPool:
         """The pool has jobs of its own: a restart sends each child one that does nothing."""
         return job.correlation_id is not None and job._accept_callback is not None
 
-    def is_settled(self) -> bool:
+    def go_on(self) -> None:
+        """`_free_slot` woke nobody, and where others of the queue may run there may be a waiter."""
+        if self._uses_slots:
+            semaphore = self._worker.semaphore
+            while semaphore.value > 0 and semaphore._waiting:
+                callback, args, kwargs = semaphore._waiting.popleft()
+                semaphore.value -= 1
+                callback(*args, **kwargs)
+
+    def is_settled(self, is_wanted: Wanted) -> bool:
         """A job that a child accepted has not started yet: it accepts, and then enters the task.
 
         So each must have been seen running, by what the child writes right before the task's own code, in two looks
@@ -444,7 +494,7 @@ class PreforkPool:
             if not self._is_task(job):
                 continue
             alive.add(number)
-            if number in self._seen_started:
+            if number in self._seen_started or not is_wanted(job._accept_callback.__self__):
                 continue
             is_settled = False
             slot = processes.get(job._worker_pid, -1)
@@ -534,10 +584,11 @@ class _PoolWithin:
         start = self._worker._process_task
 
         def process_task(request: Any) -> None:
-            if gate.standing.is_open:
-                start(request)
-            else:
+            tell_queue(request)
+            if gate.holds_back(request):
                 hold(request)
+            else:
+                start(request)
 
         self._worker._process_task = self._worker.process_task = process_task
 
@@ -556,11 +607,12 @@ class _PoolWithin:
 
         def accept(*said: Any) -> None:
             assert self._gate is not None
-            if not self._gate.pass_through(_Job.note_begun, job):
+            if not self._gate.pass_through(lambda _: job.note_begun(), job.request):
                 self._hold(job.request)
                 raise _held_back()
             accept_callback(*said)
 
+        accept.sluicegate_request = job.request  # type: ignore[attr-defined]
         try:
             return self._hand_over(job, target, args, kwargs, accept_callback=accept, **options)
         except BaseException:
@@ -588,13 +640,16 @@ class _PoolWithin:
         if job is not None:
             job.seen_at = time.monotonic()
 
-    def unstarted(self) -> Iterator[Any]:
+    def unstarted(self, is_wanted: Wanted) -> Iterator[Any]:
         """What lies in the pool and can be taken out of it."""
         yield from ()
 
-    def is_settled(self) -> bool:
+    def go_on(self) -> None:
+        """No slots are counted here."""
+
+    def is_settled(self, is_wanted: Wanted) -> bool:
         """Has each job that was let through entered the task's own code?"""
-        return all(self._has_started(job) for job in list(self._jobs))
+        return all(self._has_started(job) for job in list(self._jobs) if is_wanted(job.request))
 
     def _has_started(self, job: _Job) -> bool:
         return job.seen_at is not None
@@ -658,10 +713,10 @@ class ThreadsPool(_PoolWithin):
         super()._end(job)
         self._futures.pop(job, None)
 
-    def unstarted(self) -> Iterator[Any]:
+    def unstarted(self, is_wanted: Wanted) -> Iterator[Any]:
         """The futures that no thread has taken; the rest come to the closed gate by themselves."""
         for job, future in list(self._futures.items()):
-            if future.cancel():
+            if is_wanted(job.request) and future.cancel():
                 yield job.request
 
     def _has_started(self, job: _Job) -> bool:
@@ -692,13 +747,15 @@ class GeventPool(_PoolWithin):
         from gevent.pool import PoolFull
 
         assert self._gate is not None
+        # Celery's own order: function, target, args, kwargs, callback, accept_callback, …
+        request = call[5].sluicegate_request
         pool = self._worker.pool._pool
         greenlet = pool.greenlet_class(*call, **options)
         while True:
             try:
                 pool.start(greenlet, timeout=self._LOOK_S)
             except PoolFull:
-                if not self._gate.standing.is_open:
+                if self._gate.holds_back(request):
                     raise _held_back() from None
             else:
                 return greenlet
@@ -762,17 +819,41 @@ def _resume_at(code: CodeType) -> int:
 # -- what waits elsewhere ----------------------------------------------------------------------------------------
 
 
-def rate_limited(consumer: Any) -> Iterator[Any]:
+def claim_of(request: Any, worker: Claim) -> Claim:
+    """What starting this request is to a scope, on a worker that is `worker`."""
+    return replace(worker, queue=queue_of(request), task=request.type)
+
+
+def queue_of(request: Any) -> str | None:
+    """The queue that it came from; None where that is not known."""
+    arrival: Arrival | None = getattr(request.message, "sluicegate_arrival", None)
+    return None if arrival is None else arrival.queue
+
+
+def tell_queue(request: Any) -> None:
+    """Let the task know its queue, wherever it runs: its checkpoints ask for it (`task.request.sluicegate_queue`)."""
+    arrival: Arrival | None = getattr(request.message, "sluicegate_arrival", None)
+    if arrival is not None:
+        request.request_dict["sluicegate_queue"] = arrival.queue
+
+
+def rate_limited(consumer: Any, is_wanted: Wanted) -> Iterator[Any]:
     """Take out the requests that wait in rate-limit buckets."""
     for bucket in consumer.task_buckets.values():
-        while bucket is not None and bucket.contents:
-            request, _ = bucket.contents.popleft()
-            yield request
+        if bucket is not None:
+            for _ in range(len(bucket.contents)):
+                entry = bucket.contents.popleft()
+                if is_wanted(entry[0]):
+                    yield entry[0]
+                else:
+                    bucket.contents.append(entry)
 
 
-def waiting_for_eta(consumer: Any) -> Iterator[Any]:
+def waiting_for_eta(consumer: Any, is_wanted: Wanted) -> Iterator[Any]:
     """Take out the requests that wait for their ETA: they too outlive the visibility timeout in a long pause."""
     for ticket, request in _eta_tickets(consumer.timer):
+        if not is_wanted(request):
+            continue
         consumer.timer.cancel(ticket)
         # The strategy raised the prefetch count for it, and lowers it when the ETA fires.
         consumer.qos.decrement_eventually()
@@ -808,7 +889,9 @@ def running_requests() -> list[Any]:
 def running_task(request: Any, *, is_waiting: bool) -> RunningTask:
     """What is said of a running request."""
     started_at = datetime.fromtimestamp(request.time_start, UTC) if request.time_start else None
-    return RunningTask(id=request.id, name=request.name, started_at=started_at, is_waiting=is_waiting)
+    return RunningTask(
+        id=request.id, name=request.name, queue=queue_of(request), started_at=started_at, is_waiting=is_waiting
+    )
 
 
 def count_reserved(worker: Any) -> int:
@@ -836,6 +919,7 @@ class RedisWayBack:
     def __init__(self) -> None:
         self._consumer: Any = None
         self._owed: list[Owed] = []
+        self._aside: list[Owed] = []
         self._late: list[Late] = []
         self._returned: dict[str, Returned] = {}
         self._serials = itertools.count()
@@ -852,6 +936,7 @@ class RedisWayBack:
         self._wake = wake
         # Of what came on an earlier connection kombu may have restored some when that was closed.
         self._owed = [replace(owed, is_sure=False) for owed in self._owed]
+        self._aside = [replace(owed, is_sure=False) for owed in self._aside]
         self._returned.clear()
         channel = self._channel
         basic_consume = channel.basic_consume
@@ -881,6 +966,13 @@ class RedisWayBack:
         for queue in queues:
             callbacks[queue] = self._late_callback(queue)
 
+    def stop_queue(self, queue: str) -> None:
+        """A BRPOP that is out asks for it too: what it delivers is caught."""
+        channel = self._channel
+        self._consumer.task_consumer.cancel_by_queue(queue)
+        if queue not in channel._fanout_queues:
+            channel.connection._callbacks[queue] = self._late_callback(queue)
+
     def before_consuming(self) -> None:
         """Take back what `stop_consuming` put over the channel's credit; Celery may have put something there too."""
         self._returned.clear()
@@ -901,7 +993,7 @@ class RedisWayBack:
 
     def count_owed(self) -> int:
         """Late ones included."""
-        return len(self._owed) + len(self._late)
+        return len(self._owed) + len(self._aside) + len(self._late)
 
     def owe_yielded(self, request: Any) -> bool:
         """Where it was acknowledged, it stands in `unacked` no more, and must be put there before it can go back."""
@@ -914,6 +1006,28 @@ class RedisWayBack:
             entry = dumps([request.message._raw, info.get("exchange"), info.get("routing_key")])
             self._owed[-1] = replace(self._owed[-1], entry=entry)
         return True
+
+    can_set_aside = True
+
+    def set_aside(self, request: Any) -> None:
+        """To a list beside the one it came from; a broadcast is nobody else's, and is dropped here."""
+        if self.owe(request):
+            self._aside.append(self._owed.pop())
+
+    def take_back_aside(self, held: Collection[str]) -> bool:
+        """One look, and one script for each list that there is something in."""
+        channel = self._channel
+        queues = [queue.name for queue in self._consumer.task_consumer.queues]
+        names = dict.fromkeys(channel._q_for_pri(queue, pri) for queue in queues for pri in channel.priority_steps)
+        lists = [_prefix(channel) + name for name in names]
+        if not lists:
+            return False
+        with channel.conn_or_acquire() as client:
+            lengths = client.execute_command("EVAL", LENGTHS, len(lists), *map(aside_key, lists))
+            filled = [key for key, length in zip(lists, lengths, strict=True) if length]
+            for key in filled:
+                client.execute_command("EVAL", TAKE_BACK_ASIDE, 2, aside_key(key), key, *sorted(held))
+        return bool(filled)
 
     def keep(self, requests: Iterable[Any]) -> None:
         """By making them look as if they had just come; one that was restored meanwhile is left alone."""
@@ -958,6 +1072,7 @@ class RedisWayBack:
         channel = self._channel
         with channel.conn_or_acquire() as client:
             self._store_acknowledged(channel, client)
+            self._put_aside(channel, client)
             if self._owed:
                 self._give_back(channel, client)
             while self._late:
@@ -972,6 +1087,17 @@ class RedisWayBack:
                 client.execute_command("ZADD", index, time.time(), owed.tag)
                 # From here on a tag that is gone was handed back.
                 self._owed[number] = replace(owed, entry=None, is_sure=False)
+
+    def _put_aside(self, channel: Any, client: Any) -> None:
+        self._aside.sort(key=lambda owed: owed.serial)
+        while self._aside:
+            owed = self._aside[0]
+            # As below: if this fails, its reply may be all that was lost.
+            self._aside[0] = replace(owed, is_sure=False)
+            force = "1" if owed.is_sure else ""
+            keys = (*_unacked(channel), aside_key(owed.key))
+            client.execute_command("EVAL", SET_ASIDE, len(keys), *keys, owed.tag, owed.payload, force)
+            del self._aside[0]
 
     def _give_back(self, channel: Any, client: Any) -> None:
         unacked, index = _unacked(channel)

@@ -29,14 +29,15 @@ from sluicegate.schemas.snapshots import NOTHING, Edition
 
 _MODE = 0b11
 _LOCAL = 1 << 2
-_CONSULT = 1 << 3
+CONSULT = 1 << 3
+"""Some tasks fall under holds that others do not: they must be looked up (`workers.table`)."""
 _EPOCH_SHIFT, _EPOCH_MASK = 4, (1 << 16) - 1
 _VERSION_SHIFT = 20
 
 HOLDING = _MODE | _LOCAL
 """Any of these bits set: nothing may start."""
 
-STOPPING = int(Mode.QUIESCE) | _CONSULT
+STOPPING = int(Mode.QUIESCE) | CONSULT
 """Any of these bits set: a checkpoint must look closer."""
 
 SLOTS = 4095
@@ -53,7 +54,7 @@ def pack(mode: Mode, edition: Edition, *, is_local: bool = False, has_scoped: bo
     return (
         int(mode)
         | (_LOCAL if is_local else 0)
-        | (_CONSULT if has_scoped else 0)
+        | (CONSULT if has_scoped else 0)
         | (edition.epoch << _EPOCH_SHIFT)
         | (edition.version << _VERSION_SHIFT)
     )
@@ -114,7 +115,7 @@ class Cell:
     @property
     def has_scoped(self) -> bool:
         """Must a claim be looked up among the scoped holds?"""
-        return bool(self.words[0] & _CONSULT)
+        return bool(self.words[0] & CONSULT)
 
     @property
     def edition(self) -> Edition:

@@ -11,34 +11,55 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 from sluicegate.schemas.beats import WorkerState
+from sluicegate.schemas.holds import Hold
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.scopes import Claim
+from sluicegate.schemas.scopes import Claim, ScopeKind
 from sluicegate.schemas.snapshots import NOTHING, Edition, Snapshot
-from sluicegate.workers.cell import HOLDING, Cell, pack
+from sluicegate.workers.cell import CONSULT, HOLDING, Cell, pack
 
 log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
+_CLOSER_LOOK = HOLDING | CONSULT
+_OF_SOME_TASKS = (ScopeKind.QUEUE, ScopeKind.TASK)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """What is in force at the gate. `local_reason`: why the worker holds itself, None where it does not."""
+    """What is in force at the gate. `local_reason`: why the worker holds itself, None where it does not.
+
+    `mode` is what holds the whole worker; `scoped` are the holds that only some of its tasks fall under.
+    """
 
     edition: Edition
     mode: Mode
     local_reason: str | None
     words: str = ""
+    scoped: tuple[Hold, ...] = ()
 
     @property
     def is_open(self) -> bool:
         """May something start?"""
         return self.mode is Mode.RUN and self.local_reason is None
+
+    def mode_for(self, claim: Claim) -> Mode:
+        """The effective mode for one start."""
+        return max((hold.mode for hold in self.scoped if hold.scope.matches(claim)), default=self.mode)
+
+    def is_held(self, claim: Claim) -> bool:
+        """Must this start not happen?"""
+        return not self.is_open or self.mode_for(claim) is not Mode.RUN
+
+    def is_task_held(self, claim: Claim) -> bool:
+        """Is it held by its task's name alone, while others of its queue go on?"""
+        kinds = {hold.scope.kind for hold in self.scoped if hold.scope.matches(claim)}
+        return self.is_open and kinds == {ScopeKind.TASK}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,15 +77,28 @@ BOOTING = "waiting for a fresh signed state"
 class Gate(Generic[R]):
     """The gate of one worker process. `R` is whatever a start needs (Celery's request).
 
-    `claim` is what this worker is to a scope. `wake` is called after every flip, from whichever thread made it:
-    the consumer's thread must then do what `take_duty` names, and `acknowledge` it. `on_applied` is called when an
-    acknowledgement has been made, from the consumer's thread.
+    `claim` is what this worker is to a scope, and `claim_of` what one start is; it is asked only where some tasks are
+    held and others are not. `wake` is called after every flip, from whichever thread made it: the consumer's thread
+    must then do what `take_duty` names, and `acknowledge` it. `on_applied` is called when an acknowledgement has been
+    made, from the consumer's thread. `on_scoped` is called under the lock, before a flip to or from a state in which
+    some tasks are held.
     """
 
-    def __init__(self, cell: Cell, claim: Claim, *, wake: Callable[[], None], on_applied: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        claim: Claim,
+        *,
+        wake: Callable[[], None],
+        on_applied: Callable[[], None],
+        claim_of: Callable[[R], Claim] | None = None,
+        on_scoped: Callable[[Edition, tuple[Hold, ...]], None] = lambda edition, holds: None,
+    ) -> None:
         self.cell = cell
         self._words = cell.words
         self.claim = claim
+        self.claim_of: Callable[[R], Claim] = claim_of or (lambda request: claim)
+        self._on_scoped = on_scoped
         self.standing = Standing(edition=NOTHING, mode=Mode.DRAIN, local_reason=BOOTING)
         self.applied = Applied()
         # Reentrant: Celery releases a slot inside a start when the task was revoked, and that starts the next.
@@ -77,16 +111,22 @@ class Gate(Generic[R]):
     def pass_through(self, start: Callable[[R], None], request: R) -> bool:
         """Start `request` if the gate is open; False where it is closed and nothing was done."""
         with self._lock:
-            if self._words[0] & HOLDING:
+            if self._words[0] & _CLOSER_LOOK and self.holds_back(request):
                 return False
             start(request)
             return True
+
+    def holds_back(self, request: R) -> bool:
+        """Would `request` not be let through now? Without the lock an answer holds for no time at all."""
+        word = self._words[0]
+        return bool(word & HOLDING) or (bool(word & CONSULT) and self.standing.is_held(self.claim_of(request)))
 
     def put_in_force(self, snapshot: Snapshot) -> None:
         """Take a central state. A local hold stays: only the worker itself lifts it."""
         mode = snapshot.holds.mode_for(self.claim)
         holds = [hold for hold in snapshot.holds.sorted() if hold.scope.matches(self.claim)]
         words = "; ".join(f"{hold.reason} (by {hold.actor})" for hold in holds)
+        scoped = tuple(hold for hold in snapshot.holds.sorted() if hold.scope.kind in _OF_SOME_TASKS)
         with self._lock:
             local = self.standing.local_reason
             self._flip(
@@ -95,8 +135,8 @@ class Gate(Generic[R]):
                     mode=mode,
                     local_reason=None if local == BOOTING else local,
                     words=words,
-                ),
-                has_scoped=snapshot.holds.has_scoped,
+                    scoped=scoped,
+                )
             )
 
     def hold_locally(self, reason: str | None) -> None:
@@ -105,18 +145,18 @@ class Gate(Generic[R]):
             now = self.standing
             if now.local_reason in (reason, BOOTING):
                 return
-            self._flip(
-                Standing(edition=now.edition, mode=now.mode, local_reason=reason, words=now.words),
-                has_scoped=self.cell.has_scoped,
-            )
+            self._flip(replace(now, local_reason=reason))
 
-    def _flip(self, standing: Standing, *, has_scoped: bool) -> None:
+    def _flip(self, standing: Standing) -> None:
+        if standing.scoped or self.standing.scoped:
+            # Before the cell says that there is something to look up.
+            self._on_scoped(standing.edition, standing.scoped)
         self.cell.store(
             pack(
                 standing.mode,
                 standing.edition,
                 is_local=standing.local_reason is not None,
-                has_scoped=has_scoped,
+                has_scoped=bool(standing.scoped),
             )
         )
         self.standing = standing
@@ -151,6 +191,11 @@ class Gate(Generic[R]):
             log.info("sluicegate: closed, %s", BOOTING)
             return
         before, self._logged = self._logged, standing
+        if standing.scoped and (before is None or before.scoped != standing.scoped):
+            said = "; ".join(f"{hold.scope} ({hold.mode.word}): {hold.reason}" for hold in standing.scoped)
+            log.warning("sluicegate: held at version %s: %s", standing.edition, said)
+        elif before is not None and before.scoped and not standing.scoped:
+            log.warning("sluicegate: nothing is held apart any more at version %s", standing.edition)
         if standing.is_open:
             if before is None:
                 log.info("sluicegate: running at version %s", standing.edition)

@@ -11,23 +11,31 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from redis.exceptions import ResponseError
 
 from sluicegate.schemas.beats import RunningTask
+from sluicegate.schemas.scopes import ScopeKind
+from sluicegate.schemas.snapshots import Edition
 from sluicegate.workers import celery_inside
 from sluicegate.workers.celery_inside import Loop, PoolSide, WayBack
 from sluicegate.workers.cell import Cell
-from sluicegate.workers.gate import Gate
+from sluicegate.workers.gate import Gate, Standing
 
 log = logging.getLogger(__name__)
 
 _SETTLE_S = 0.001
 _SETTLE_AT_MOST_S = 0.05
 _FRESH_EVERY_S = 1.0
+_SWEEP_EVERY_S = 5.0
 _RETRY_S = 0.1
 _RETRY_AT_MOST_S = 5.0
+
+
+def _everything(request: Any) -> bool:
+    return True
 
 
 class Hands:
@@ -47,7 +55,11 @@ class Hands:
         self._kept: list[Any] = []
         self._yielded: deque[Any] = deque()
         self._kept_fresh_at = 0.0
+        self._parked: dict[str, Any] = {}
+        self._swept_at = 0.0
+        self._swept_for: Edition | None = None
         self._next_look: Any = None
+        self._next_look_at = 0.0
         self._looks = 0
         self._failures = 0
         self._last_failure = ""
@@ -82,6 +94,8 @@ class Hands:
         tasks = consumer.task_consumer
         self._consume = tasks.consume
         self._is_consuming = False
+        self._parked.clear()
+        self._swept_for = None
         tasks.consume = self.consume
         self.loop.attach(consumer, self.tend)
 
@@ -102,8 +116,10 @@ class Hands:
         """In the place of the task consumer's `consume`: at boot, on reconnect and for an added queue."""
         assert self.gate is not None
         assert self._consume is not None
-        if not self.gate.standing.is_open:
+        standing = self.gate.standing
+        if not standing.is_open:
             return
+        self._park_queues(standing)
         self.way_back.before_consuming()
         self._consume(no_ack)
         self._is_consuming = True
@@ -116,16 +132,21 @@ class Hands:
             # No broker connection: nothing is consumed, and `register` comes here again after the reconnect.
             return
         try:
-            if was_closed or self._held:
+            if was_closed:
                 self._stop_consuming()
-                self._collect()
-                self._owe_held()
+                self._collect(_everything)
+            elif standing.scoped:
+                self._park_queues(standing)
+                self._collect(self._is_held)
+            self._owe_held()
             self._owe_yielded()
             self.way_back.settle()
             self._keep_fresh()
             if standing.is_open:
-                self._start_consuming()
-            is_done = standing.is_open or self._is_settled()
+                self._sweep_aside(standing)
+                self.pool.go_on()
+                self._start_consuming(standing)
+            is_done = self._is_settled(standing)
         except Exception as error:
             # Whatever the broker said (gone, read-only after a failover, no permission), a worker must not die of
             # a pause, nor go deaf: what is owed stays owed, and the reconnect or the next try hands it back.
@@ -135,7 +156,10 @@ class Hands:
         if is_done and self.gate.acknowledge(standing):
             self.pool.forget_looks()
             self._looks = 0
-            if not standing.is_open and celery_inside.running_requests():
+            if standing.is_open and self.way_back.can_set_aside:
+                # Somebody may have set tasks aside by older orders than ours, and be gone.
+                self._look_again(_SWEEP_EVERY_S)
+            elif celery_inside.running_requests():
                 self._look_again(_FRESH_EVERY_S)
             return
         self._looks += 1
@@ -153,22 +177,60 @@ class Hands:
         self._failures += 1
 
     def _look_again(self, delay_s: float) -> None:
-        if self._next_look is None:
-            self._next_look = self.loop.call_later(delay_s, self._on_next_look)
+        at = time.monotonic() + delay_s
+        if self._next_look is not None:
+            if at >= self._next_look_at:
+                return
+            self._next_look.cancel()
+        self._next_look, self._next_look_at = self.loop.call_later(delay_s, self._on_next_look), at
 
     def _on_next_look(self) -> None:
         self._next_look = None
         self.tend()
 
-    def _start_consuming(self) -> None:
+    def _start_consuming(self, standing: Standing) -> None:
         kept, self._kept = self._kept, []
         for request in kept:
             self.worker.process_task(request)
-        if not self._is_consuming:
-            assert self._consume is not None
-            self.way_back.before_consuming()
-            self._consume()
-            self._is_consuming = True
+        has_released = self._release_queues(standing)
+        if not self._is_consuming or has_released:
+            self.consume()
+
+    def _park_queues(self, standing: Standing) -> None:
+        """Stop consuming the queues that are held, and those alone."""
+        tasks = self._consumer.task_consumer
+        for queue in list(tasks.queues):
+            if self._is_queue_held(standing, queue.name):
+                self._parked[queue.name] = queue
+                self.way_back.stop_queue(queue.name)
+
+    def _release_queues(self, standing: Standing) -> bool:
+        """Have those that are held no more consumed again; was there one?"""
+        released = [name for name in self._parked if not self._is_queue_held(standing, name)]
+        for name in released:
+            queue = self._parked.pop(name)
+            # Celery's own cancel_consumer may have come meanwhile.
+            if name in self.queues():
+                self._consumer.task_consumer.add_queue(queue)
+        return bool(released)
+
+    def _is_queue_held(self, standing: Standing, name: str) -> bool:
+        assert self.gate is not None
+        return standing.is_held(replace(self.gate.claim, queue=name))
+
+    def _is_held(self, request: Any) -> bool:
+        assert self.gate is not None
+        return self.gate.standing.is_held(celery_inside.claim_of(request, self.gate.claim))
+
+    def _sweep_aside(self, standing: Standing) -> None:
+        """What was set aside and is held no more goes back, whoever set it aside: at each order, and now and then."""
+        now = time.monotonic()
+        if self.way_back.can_set_aside and (
+            self._swept_for != standing.edition or now - self._swept_at >= _SWEEP_EVERY_S
+        ):
+            held = {hold.scope.name for hold in standing.scoped if hold.scope.kind is ScopeKind.TASK}
+            self.way_back.take_back_aside(held)
+            self._swept_at, self._swept_for = now, standing.edition
 
     def _stop_consuming(self) -> None:
         self.way_back.stop_consuming()
@@ -176,20 +238,30 @@ class Hands:
 
     # -- the way back ---------------------------------------------------------------------------------------
 
-    def _collect(self) -> None:
-        """Take every request that nothing has begun to run out of Celery's hands, and hold it."""
-        self._held.extend(self.pool.unstarted())
-        self._held.extend(celery_inside.rate_limited(self._consumer))
-        self._held.extend(celery_inside.waiting_for_eta(self._consumer))
+    def _collect(self, is_wanted: celery_inside.Wanted) -> None:
+        """Take those wanted of the requests that nothing has begun to run out of Celery's hands, and hold them."""
+        self._held.extend(self.pool.unstarted(is_wanted))
+        self._held.extend(celery_inside.rate_limited(self._consumer, is_wanted))
+        self._held.extend(celery_inside.waiting_for_eta(self._consumer, is_wanted))
 
     def _owe_held(self) -> None:
         """Make a debt of every request that is held; one that fails leaves the others held, for the next try."""
         while self._held:
             request = self._held.popleft()
             celery_inside.forget(request)
-            if not request.acknowledged and not self.way_back.owe(request):
+            if request.acknowledged:
+                continue
+            if self._is_to_be_set_aside(request):
+                self.way_back.set_aside(request)
+            elif not self.way_back.owe(request):
                 # A broadcast has no list to go back to; it waits here and starts when the gate opens.
                 self._kept.append(request)
+
+    def _is_to_be_set_aside(self, request: Any) -> bool:
+        """Back in its queue it would come again at once: the queue itself goes on."""
+        assert self.gate is not None
+        standing = self.gate.standing
+        return self.way_back.can_set_aside and standing.is_task_held(celery_inside.claim_of(request, self.gate.claim))
 
     def _owe_yielded(self) -> None:
         while self._yielded:
@@ -205,10 +277,13 @@ class Hands:
             self._kept_fresh_at = now
             self.way_back.keep([r for r in celery_inside.running_requests() if self.pool.is_waiting(r)])
 
-    def _is_settled(self) -> bool:
-        """Has everything that was given to the pool started or come back? Then nothing more can start."""
+    def _is_settled(self, standing: Standing) -> bool:
+        """Has everything held that was given to the pool started or come back? Then nothing of it can start."""
+        if standing.is_open and not standing.scoped:
+            return True
         # Asked in this order: what the pool lets go is held.
-        return self.pool.is_settled() and not self._held and not self.way_back.count_owed()
+        is_wanted = self._is_held if standing.is_open else _everything
+        return self.pool.is_settled(is_wanted) and not self._held and not self.way_back.count_owed()
 
     # -- what the heartbeat says ------------------------------------------------------------------------------
 
@@ -225,6 +300,10 @@ class Hands:
     def count_reserved(self) -> int:
         """How many messages are in hand and not started, ETA ones included; from any thread."""
         return celery_inside.count_reserved(self.worker)
+
+    def enforces(self) -> tuple[str, ...]:
+        """The kinds of scope whose holds are obeyed here."""
+        return tuple(kind for kind in ScopeKind if kind is not ScopeKind.TASK or self.way_back.can_set_aside)
 
     def is_busy(self) -> bool:
         """Can anything still run here that a goodbye would deny?"""

@@ -57,6 +57,50 @@ return 1
 """
 
 
+# A single task that is held, of a queue that is not, is set aside in a list beside the one it came from. The newest
+# stand at the left there, as in the queue. What may run again goes back to the head in one step, in its order, and
+# whoever has newer orders does it: a list that is left behind by a worker that died is everybody's.
+#   KEYS[1] unacked, KEYS[2] unacked index, KEYS[3] list aside; ARGV: tag, payload, force as above
+SET_ASIDE = """
+redis.call('ZREM', KEYS[2], ARGV[1])
+if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 and ARGV[3] ~= '1' then return 0 end
+redis.call('LPUSH', KEYS[3], ARGV[2])
+return 1
+"""
+#   KEYS[1] list aside, KEYS[2] the queue's list; ARGV: the names of the tasks that are still held
+TAKE_BACK_ASIDE = """
+local held = {}
+for i = 1, #ARGV do held[ARGV[i]] = true end
+local entries = redis.call('LRANGE', KEYS[1], 0, -1)
+local kept = {}
+for i = 1, #entries do
+  local read, message = pcall(cjson.decode, entries[i])
+  local headers = read and message['headers'] or {}
+  if held[headers['task']] then
+    kept[#kept + 1] = entries[i]
+  else
+    redis.call('RPUSH', KEYS[2], entries[i])
+  end
+end
+if #kept < #entries then
+  redis.call('DEL', KEYS[1])
+  for i = 1, #kept do redis.call('RPUSH', KEYS[1], kept[i]) end
+end
+return #entries - #kept
+"""
+#   KEYS: lists; how long each is
+LENGTHS = """
+local lengths = {}
+for i = 1, #KEYS do lengths[i] = redis.call('LLEN', KEYS[i]) end
+return lengths
+"""
+
+
+def aside_key(key: str) -> str:
+    """Where the held tasks of the list `key` wait; the list's own name stands at the end, prefix and priority too."""
+    return f"sluicegate:aside:{key}"
+
+
 class Arrival(NamedTuple):
     """Where a message came from, how many came before it, and when (monotonic seconds). One is made per message."""
 

@@ -11,8 +11,10 @@ from redis.exceptions import RedisError
 
 from sluicegate.schemas.errors import Unavailable
 from sluicegate.schemas.modes import Mode
+from sluicegate.schemas.scopes import Claim
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.cursors import Cursors
+from sluicegate.workers.table import Table
 
 log = logging.getLogger(__name__)
 
@@ -29,20 +31,27 @@ class Station:
     def __init__(
         self,
         cell: Cell,
+        table: Table,
         cursors: Cursors,
         *,
         note_waiting: Callable[[str, bool], None],
         rest: Callable[[float], None],
     ) -> None:
         self._cell = cell
+        self._table = table
         self._cursors = cursors
         self._is_away = False
         self.note_waiting = note_waiting
         self.rest = rest
 
     def is_quiesced(self, task: Any) -> bool:
-        """By the worker's own mode."""
-        return self._cell.mode is Mode.QUIESCE
+        """By the mode of the whole worker, or by a hold that this task falls under."""
+        if self._cell.mode is Mode.QUIESCE:
+            return True
+        if not self._cell.has_scoped:
+            return False
+        queue = getattr(task.request, "sluicegate_queue", None)
+        return self._table.mode_for(Claim(queue=queue, task=task.name)) is Mode.QUIESCE
 
     def keep_cursor(self, task_id: str, cursor: Any) -> bool:
         """Is it stored? False where Redis is away: the task must stay where it is. Raises InvalidInput."""

@@ -25,7 +25,7 @@ from sluicegate.schemas.errors import InvalidSetting
 from sluicegate.schemas.keys import parse_public_keys
 from sluicegate.schemas.names import host_of
 from sluicegate.schemas.scopes import Claim
-from sluicegate.workers.celery_inside import note_starts_in_children, prepare_tasks, sides_of
+from sluicegate.workers.celery_inside import claim_of, note_starts_in_children, prepare_tasks, sides_of
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.checkpoints import open_station
 from sluicegate.workers.cursors import Cursors
@@ -36,6 +36,7 @@ from sluicegate.workers.heart import Heart
 from sluicegate.workers.link import connect
 from sluicegate.workers.memory import Memory
 from sluicegate.workers.station import Station
+from sluicegate.workers.table import Table
 from sluicegate.workers.trust import TrustedKeys
 
 
@@ -65,11 +66,16 @@ class Member:
         self.incarnation = str(uuid.uuid4())
         self.host = settings.HOST.read_or_none(environ) or host_of(worker.hostname)
         self.hands = Hands(worker, cell, pool=sides.pool, way_back=sides.way_back, loop=sides.loop)
+        self.labels = settings.LABELS.read(environ)
+        claim = Claim(host=self.host, worker=worker.hostname, labels=self.labels)
+        table = Table(cell)
         self.gate: Gate[Any] = Gate(
-            self.hands.cell,
-            Claim(host=self.host, worker=worker.hostname),
+            cell,
+            claim,
             wake=self.hands.wake,
             on_applied=lambda: self.heart.beat_now(),
+            claim_of=lambda request: claim_of(request, claim),
+            on_scoped=table.write,
         )
         self.hands.stand_at(self.gate)
         cursors = Cursors(
@@ -78,7 +84,7 @@ class Member:
             most_bytes=settings.CURSOR_MAX_BYTES.read(environ),
             kept_s=settings.CURSOR_KEPT_S.read(environ),
         )
-        station = Station(cell, cursors, note_waiting=sides.pool.note_waiting, rest=self._rest)
+        station = Station(cell, table, cursors, note_waiting=sides.pool.note_waiting, rest=self._rest)
         prepare_tasks(worker.app, station, self.hands.take_yielded)
         open_station(station, cell.words)
         memory = Memory(settings.STATE_DIR.read(environ), namespace, worker.hostname)
@@ -114,7 +120,8 @@ class Member:
 
     def _pulse(self) -> object:
         """While held: what runs and what waits, since somebody waits for that."""
-        if self.gate.standing.is_open:
+        standing = self.gate.standing
+        if standing.is_open and not standing.scoped:
             return None
         return frozenset((task.id, task.is_waiting) for task in self.hands.running())
 
@@ -161,6 +168,8 @@ class Member:
             running=() if is_goodbye else self.hands.running(),
             reserved=0 if is_goodbye else self.hands.count_reserved(),
             refused=dict(self.follower.refused),
+            labels=self.labels,
+            enforces=self.hands.enforces(),
         )
 
     def info(self) -> dict[str, Any]:

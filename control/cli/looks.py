@@ -14,6 +14,7 @@ from sluicegate.control.cli.spans import parse_span
 from sluicegate.control.cli.verb import Noun, Verb
 from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.holds import check_reason
+from sluicegate.schemas.scopes import Scope
 from sluicegate.schemas.times import from_wire, to_wire
 
 if TYPE_CHECKING:
@@ -28,27 +29,32 @@ AUDIT_HEAD = ("ID", "AT", "BY", "ACTION", "OUTCOME", "VERSION", "SCOPE", "MODE",
     short_help="What is held, and how far each worker has got.",
     examples=(
         "sluicegate status",
+        "sluicegate status --scope queue:reports",
         "sluicegate status --json",
     ),
 )
+@options.scope
 @options.connection
 @options.json_output
-def status(*, url: str | None, token_file: Path | None, as_json: bool) -> None:
-    """What is held, by whom and why; the metrics; and how far each worker has got."""
+def status(*, scope: str, url: str | None, token_file: Path | None, as_json: bool) -> None:
+    """What is held, by whom and why; the metrics of a scope; and how far each worker has got."""
+    where = Scope.parse(scope)
+
     from sluicegate.control.cli import picture, screen
     from sluicegate.control.cli.session import connect
 
     with connect(url, token_file) as client:
-        reply, fleet = client.read(), client.workers()
+        reply, fleet = client.read(str(where)), client.workers()
     if as_json:
         screen.say_json(reply.raw | fleet.raw)
         return
     system, workers = reply.body.system, fleet.body.workers
-    screen.say(picture.headline(system))
+    screen.say(picture.scope_line(system, where))
     # The headline tells the manual global hold; any other is listed.
     if [hold for hold in system.holds if hold.cause != "manual" or hold.scope != "global"]:
         screen.table(picture.HOLD_HEAD, picture.hold_rows(system.holds))
-    screen.say(picture.measures(reply.body.metrics, is_paused=system.workers_paused))
+    is_held = any(hold.scope in (str(where), "global") for hold in system.holds)
+    screen.say(picture.measures(reply.body.metrics, is_paused=is_held))
     screen.say(picture.agreement(workers))
     if workers:
         screen.table(picture.WORKER_HEAD, picture.worker_rows(workers)[:SHOWN_WORKERS])

@@ -66,7 +66,7 @@ def pause(
     # Everything is checked before anything is asked: exit 2 means that no call was made.
     word = Mode.of_hold(mode).word
     why = check_reason(reason)
-    where = str(Scope.parse(scope))
+    where = Scope.parse(scope)
     until = _expiry(span, expires_at)
     if timeout is not None and not is_waiting:
         raise InvalidInput("timeout", "belongs to --wait")
@@ -75,10 +75,10 @@ def pause(
     from sluicegate.control.cli.session import connect
 
     with connect(url, token_file) as client:
-        reply = client.pause(mode=word, reason=why, scope=where, expires_at=until)
+        reply = client.pause(mode=word, reason=why, scope=str(where), expires_at=until)
         if is_waiting:
-            ctx.exit(_waited(client, reply, timeout_s, as_json))
-        ctx.exit(_told(reply, as_json))
+            ctx.exit(_waited(client, reply, where, word == Mode.QUIESCE.word, timeout_s, as_json))
+        ctx.exit(_told(reply, where, as_json))
 
 
 @click.command(
@@ -110,16 +110,16 @@ def resume(
     A drain that has not drained is resumed only with --force.
     """
     why = check_reason(reason)
-    where = str(Scope.parse(scope))
+    where = Scope.parse(scope)
 
     from sluicegate.control.cli.session import connect
 
     with connect(url, token_file) as client:
         try:
-            reply = client.resume(reason=why, scope=where, force=force)
+            reply = client.resume(reason=why, scope=str(where), force=force)
         except Refused as refusal:
             raise Refused(_with_figures(refusal), refusal.details) from None
-        ctx.exit(_told(reply, as_json))
+        ctx.exit(_told(reply, where, as_json))
 
 
 def _expiry(span: str | None, expires_at: str | None) -> str | None:
@@ -130,28 +130,31 @@ def _expiry(span: str | None, expires_at: str | None) -> str | None:
     return None if expires_at is None else to_wire(from_wire(expires_at, "expires-at"))
 
 
-def _told(reply: Reply[ChangeAnswer], as_json: bool) -> Exit:
+def _told(reply: Reply[ChangeAnswer], scope: Scope, as_json: bool) -> Exit:
     from sluicegate.control.cli import picture, screen
 
     if as_json:
         screen.say_json(reply.raw)
     else:
-        for line in picture.outcome(reply.body):
+        for line in picture.outcome(reply.body, scope):
             screen.say(line)
     return Exit.OK if reply.body.published else Exit.NOT_PUBLISHED
 
 
-def _waited(client: Client, reply: Reply[ChangeAnswer], timeout_s: float | None, as_json: bool) -> Exit:
+def _waited(
+    client: Client, reply: Reply[ChangeAnswer], scope: Scope, is_quiesce: bool, timeout_s: float | None, as_json: bool
+) -> Exit:
     from sluicegate.control.cli import picture, screen, wait
     from sluicegate.schemas.snapshots import Edition
 
     system = reply.body.system
     if not as_json:
-        for line in picture.outcome(reply.body):
+        for line in picture.outcome(reply.body, scope):
             screen.say(line)
     try:
         with screen.progress(silent=as_json) as progress:
-            verdict = wait.wait(client, Edition(system.epoch, system.version), timeout_s, progress)
+            target = Edition(system.epoch, system.version)
+            verdict = wait.wait(client, target, timeout_s, progress, scope=scope, is_quiesce=is_quiesce)
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted: the pause stands (version {system.version}); "

@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from sluicegate.control.client.answers import WorkerBody
 from sluicegate.schemas.api import ChangeAnswer, HoldBody, MetricsBody, SystemBody
 from sluicegate.schemas.beats import WorkerState
+from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.progress import UNAVAILABLE
+from sluicegate.schemas.scopes import GLOBAL, Scope
 
 WORKER_HEAD = ("WORKER", "STATE", "APPLIED", "DESIRED", "RUNNING", "RESERVED", "POOL", "LAST SEEN")
 HOLD_HEAD = ("SCOPE", "CAUSE", "MODE", "BY", "SINCE", "EXPIRES", "REASON")
@@ -33,22 +35,39 @@ def headline(system: SystemBody) -> str:
     return f"{held} — by {system.requested_by_user_id} since {moment(system.requested_at)}: {system.reason}"
 
 
+def scope_line(system: SystemBody, scope: Scope) -> str:
+    """The same of one scope: the strongest of the holds at exactly this scope."""
+    here = [hold for hold in system.holds if hold.scope == str(scope)]
+    if scope == GLOBAL or not here:
+        held = "" if scope == GLOBAL else f"{scope} is not held by itself; "
+        return held + headline(system)
+    hold = next((hold for hold in here if hold.cause == "manual"), here[0])
+    mode = max(Mode.of_hold(hold.mode) for hold in here).word
+    since = f"by {hold.actor} since {moment(hold.created_at)}: {hold.reason}"
+    return f"HELD {scope} {mode} — version {system.version} — {since}"
+
+
 def measures(metrics: MetricsBody, *, is_paused: bool) -> str:
     """The figures of R-C4 as one line; whether the fleet is drained is a question only while it is held."""
     if metrics.metrics_source == UNAVAILABLE.source:
         return f"metrics unavailable (last known: running {metrics.running}): not drained as far as is known"
     word = "" if not is_paused else "drained: " if metrics.is_drained else "not drained: "
+    if is_paused and metrics.is_quiesced and not metrics.is_drained:
+        word = "quiesced: "
+    waiting = f" ({metrics.waiting} at a checkpoint)" if metrics.waiting else ""
     return (
-        f"{word}running {metrics.running}, stale {metrics.stale_running}, "
+        f"{word}running {metrics.running}{waiting}, stale {metrics.stale_running}, "
         f"queued {metrics.queued} ({metrics.metrics_source})"
     )
 
 
-def outcome(answer: ChangeAnswer) -> Iterator[str]:
-    """What a pause or a resume did, line by line."""
-    yield headline(answer.system) + (" (unchanged: it was so before)" if answer.outcome == "noop" else "")
+def outcome(answer: ChangeAnswer, scope: Scope) -> Iterator[str]:
+    """What a pause or a resume of `scope` did, line by line."""
+    yield scope_line(answer.system, scope) + (" (unchanged: it was so before)" if answer.outcome == "noop" else "")
     if answer.remaining:
         yield f"still held by: {', '.join(answer.remaining)}"
+    for warning in answer.warnings:
+        yield f"warning: {warning}"
     if not answer.published:
         yield "stored, but not yet published: workers will see it as soon as the control plane reaches Redis"
 
@@ -105,6 +124,8 @@ def warnings(workers: Iterable[WorkerBody]) -> Iterator[str]:
             )
         elif worker.stale and worker.state != WorkerState.GONE:
             yield f"warning: {worker.nodename} sees no fresh state: it goes by version {worker.applied_version}"
+        if worker.not_enforced:
+            yield f"warning: {worker.nodename} does not enforce: {', '.join(worker.not_enforced)}"
         if worker.refused:
             refused = ", ".join(f"{code} {count}" for code, count in sorted(worker.refused.items()))
             yield f"warning: {worker.nodename} refused states it must not obey: {refused}"

@@ -13,6 +13,7 @@ from sluicegate.control.client.waiting import Look, Outcome, Unfinished, Verdict
 from sluicegate.schemas.beats import WorkerState
 from sluicegate.schemas.errors import Unavailable
 from sluicegate.schemas.exits import Exit
+from sluicegate.schemas.scopes import GLOBAL, Scope
 from sluicegate.schemas.snapshots import Edition
 
 INTERVAL_S = 0.25
@@ -21,6 +22,7 @@ PATIENCE_S = 30.0
 _NAMED = 3
 _EXITS = {
     Outcome.DRAINED: Exit.OK,
+    Outcome.QUIESCED: Exit.OK,
     Outcome.LOST: Exit.WORKER_LOST,
     Outcome.LIFTED: Exit.NOT_DRAINED,
     Outcome.TIMED_OUT: Exit.NOT_DRAINED,
@@ -33,15 +35,20 @@ def wait(
     timeout_s: float | None,
     progress: Progress,
     *,
+    scope: Scope = GLOBAL,
+    is_quiesce: bool = False,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Verdict:
-    """Look until the fleet has drained, or cannot any more. Raises Unavailable after PATIENCE_S without answers."""
-    watch = Watch(target=target, timeout_s=timeout_s)
+    """Look until `scope` has drained (or quiesced), or cannot any more.
+
+    Raises Unavailable after PATIENCE_S without answers.
+    """
+    watch = Watch(target=target, timeout_s=timeout_s, is_quiesce=is_quiesce)
     start = answered = clock()
     while True:
         try:
-            look = _look(client, lambda: clock() - start)
+            look = _look(client, scope, lambda: clock() - start)
         except Unavailable as error:
             silent_s = clock() - answered
             is_over = timeout_s is not None and clock() - start >= timeout_s
@@ -82,6 +89,8 @@ def conclude(verdict: Verdict) -> Iterator[str]:
             count = sum(worker.state != WorkerState.GONE for worker in verdict.look.workers)
             agreed = f"all {count} workers have acknowledged" if count else "no worker is there"
             yield f"drained after {at}: nothing runs, {agreed}"
+        case Outcome.QUIESCED:
+            yield f"quiesced after {at}: nothing runs but what waits at a checkpoint ({verdict.look.metrics.running})"
         case Outcome.LIFTED:
             yield f"not drained: the pause was lifted meanwhile (version {verdict.look.edition.version})"
         case Outcome.LOST:
@@ -112,6 +121,7 @@ def to_json(verdict: Verdict) -> dict[str, Any]:
                 "id": task.id,
                 "name": task.name,
                 "seconds": None if task.for_s is None else round(task.for_s, 3),
+                "waiting": task.waits,
             }
             for task in _by_age(verdict)
         ],
@@ -126,14 +136,14 @@ def to_json(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _look(client: Client, at_s: Callable[[], float]) -> Look:
+def _look(client: Client, scope: Scope, at_s: Callable[[], float]) -> Look:
     # The workers first: metrics that say "drained" are then never older than the list beside them.
-    workers = client.workers().body.workers
-    answer = client.read().body
+    workers = [inside for worker in client.workers().body.workers if (inside := worker.within(scope))]
+    answer = client.read(str(scope)).body
     return Look(
         at_s=at_s(),
         edition=Edition(answer.system.epoch, answer.system.version),
-        is_paused=answer.system.workers_paused,
+        is_paused=any(hold.scope == str(scope) for hold in answer.system.holds),
         metrics=answer.metrics,
         workers=workers,
     )
@@ -162,7 +172,7 @@ def _by_age(verdict: Verdict) -> list[Unfinished]:
 
 def _task(task: Unfinished) -> str:
     age = "" if task.for_s is None else f" for {spell(task.for_s)}"
-    return f"{task.name}[{task.id}] on {task.nodename}{age}"
+    return f"{task.name}[{task.id}] on {task.nodename}{age}{', waits at a checkpoint' if task.waits else ''}"
 
 
 def _names(names: list[str]) -> str:

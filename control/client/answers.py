@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
+from pydantic import Field
+
 from sluicegate.schemas.api import Answer, Wire
+from sluicegate.schemas.scopes import Claim, Scope, ScopeKind
 
 B = TypeVar("B", bound=Wire)
 
@@ -28,6 +31,8 @@ class RunningBody(Answer):
     id: str
     name: str
     started_at: datetime | None
+    waiting: bool = False
+    queue: str | None = None
 
 
 class WorkerBody(Answer):
@@ -50,10 +55,34 @@ class WorkerBody(Answer):
     refused: dict[str, int]
     last_seen_at: datetime
     lease_expires_at: datetime
+    labels: dict[str, str] = Field(default_factory=dict)
+    not_enforced: list[str] = Field(default_factory=list)
+
+    def within(self, scope: Scope) -> WorkerBody | None:
+        """The same worker with only what of `scope` runs on it; None where no work of `scope` could."""
+        running = [task for task in self.running if _is_of(task, scope)]
+        match scope.kind:
+            case ScopeKind.QUEUE:
+                is_in = scope.name in self.queues or bool(running)
+            case ScopeKind.TASK:
+                is_in = True
+            case _:
+                is_in = scope.matches(Claim(host=self.host, worker=self.nodename, labels=self.labels))
+        return self.model_copy(update={"running": running}) if is_in else None
 
     def has_applied(self, epoch: int, version: int) -> bool:
         """Has it put this edition, or a newer one, into force?"""
         return (self.applied_epoch, self.applied_version) >= (epoch, version)
+
+
+def _is_of(task: RunningBody, scope: Scope) -> bool:
+    match scope.kind:
+        case ScopeKind.QUEUE:
+            return task.queue in (None, scope.name)
+        case ScopeKind.TASK:
+            return task.name == scope.name
+        case _:
+            return True
 
 
 class WorkersAnswer(Answer):

@@ -71,9 +71,9 @@ class Client:
         """Close the connection."""
         self._http.close()
 
-    def read(self) -> Reply[PauseAnswer]:
-        """What is ordered, how far it has got, and the newest audit events."""
-        return self._get(SYSTEM, PauseAnswer)
+    def read(self, scope: str = "global") -> Reply[PauseAnswer]:
+        """What is ordered, how far it has got (the metrics are those of `scope`), and the newest audit events."""
+        return self._get(SYSTEM, PauseAnswer, params=None if scope == "global" else {"scope": scope})
 
     def pause(
         self, *, mode: str, reason: str, scope: str = "global", expires_at: str | None = None

@@ -1,6 +1,7 @@
 """`--wait`, judged: a pure function of the successive answers of the control plane. No clock, no I/O.
 
     WAITING ── every worker acknowledged, nothing runs ──▶ DRAINED
+       ├────── of a quiesce: what still runs waits at a checkpoint ──▶ QUIESCED
        ├────── a worker fell silent, was replaced or left with tasks running ──▶ LOST
        ├────── the fleet is no longer held ──▶ LIFTED
        └────── `timeout_s` is over ──▶ TIMED_OUT
@@ -30,6 +31,7 @@ class Outcome(StrEnum):
 
     WAITING = "waiting"
     DRAINED = "drained"
+    QUIESCED = "quiesced"
     LOST = "lost"
     LIFTED = "lifted"
     TIMED_OUT = "timeout"
@@ -54,6 +56,7 @@ class Unfinished:
     id: str
     name: str
     for_s: float | None
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +95,7 @@ class Watch:
 
     target: Edition
     timeout_s: float | None
+    is_quiesce: bool = False
     seen: Mapping[str, WorkerBody] = field(default_factory=dict)
     silent_since: Mapping[str, float] = field(default_factory=dict)
     durations_s: Mapping[str, float] = field(default_factory=dict)
@@ -127,6 +131,8 @@ def _outcome(watch: Watch, look: Look, losses: Sequence[Loss]) -> Outcome:
             return Outcome.LIFTED
         if look.metrics.is_drained:
             return Outcome.DRAINED
+        if watch.is_quiesce and look.metrics.is_quiesced:
+            return Outcome.QUIESCED
     return Outcome.TIMED_OUT if _is_over(watch, look) else Outcome.WAITING
 
 
@@ -170,7 +176,9 @@ def _present(workers: Sequence[WorkerBody]) -> list[WorkerBody]:
 def _unfinished(look: Look) -> Iterator[Unfinished]:
     for worker in _present(look.workers):
         for task in worker.running:
-            yield Unfinished(nodename=worker.nodename, id=task.id, name=task.name, for_s=_elapsed(worker, task))
+            yield Unfinished(
+                nodename=worker.nodename, id=task.id, name=task.name, for_s=_elapsed(worker, task), waits=task.waiting
+            )
 
 
 def _elapsed(worker: WorkerBody, task: RunningBody) -> float | None:

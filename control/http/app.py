@@ -28,6 +28,7 @@ from sluicegate.schemas.api import (
     Wire,
 )
 from sluicegate.schemas.errors import InvalidInput, SluicegateError
+from sluicegate.schemas.scopes import Scope
 from sluicegate.schemas.times import from_wire_or_none, to_wire
 
 
@@ -85,9 +86,12 @@ def _parts(request: Request) -> Parts:
 
 
 @api.get("/system/worker-pause", response_model=PauseAnswer, openapi_extra=VIEWER, tags=["pause"])
-def read_pause(request: Request) -> JSONResponse:
-    """What is ordered, how far the fleet has got with it, and the newest five audit events."""
-    return JSONResponse(_parts(request).pausing.read())
+def read_pause(request: Request, scope: str = "global") -> JSONResponse:
+    """What is ordered, how far the fleet has got with it, and the newest five audit events.
+
+    The metrics are those of `scope`.
+    """
+    return JSONResponse(_parts(request).pausing.read(Scope.parse(scope)))
 
 
 @api.post(

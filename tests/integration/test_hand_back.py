@@ -43,6 +43,8 @@ class Parcel:
     def __init__(self, message: Any) -> None:
         self.message = message
         self.id = str(uuid4())
+        self.type = "app.work"
+        self.request_dict: dict[str, Any] = {}
         self.acknowledged = False
         self.events: list[str] = []
 

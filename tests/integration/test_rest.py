@@ -50,7 +50,7 @@ def test_the_state_has_exactly_the_shape_of_the_requirement(world: World) -> Non
         "updatedAt",
         "holds",
     }
-    assert set(body["metrics"]) == {"queued", "running", "staleRunning", "isDrained", "metricsSource"}
+    assert set(body["metrics"]) == {"queued", "running", "staleRunning", "waiting", "isDrained", "isQuiesced", "metricsSource"}
     assert [event["reason"] for event in body["audit"]["latest"]] == [f"reason {n}" for n in (5, 4, 3, 2, 1)]
     assert set(body["audit"]["latest"][0]) == {"id", "action", "mode", "reason", "actorUserId", "createdAt"}
     for moment in (body["system"]["updatedAt"], body["audit"]["latest"][0]["createdAt"]):
@@ -249,7 +249,7 @@ def test_workers_are_listed_with_what_they_were_told_and_have_applied(world: Wor
         2,
         1,
     )
-    assert first["running"] == [{"id": "t", "name": "app.work", "startedAt": None}]
+    assert first["running"] == [{"id": "t", "name": "app.work", "startedAt": None, "waiting": False, "queue": None}]
     assert (second["nodename"], second["state"], second["appliedVersion"]) == ("celery@b", "paused", 2)
     lease = from_wire(first["leaseExpiresAt"], "lease") - from_wire(first["lastSeenAt"], "seen")
     assert lease.total_seconds() == 10

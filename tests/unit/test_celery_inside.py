@@ -101,7 +101,10 @@ def test_the_installed_version_is_one_that_was_read(package):
         (thread.ApplyResult.__init__, "self.f = future"),
         (solo.TaskPool.__init__, "self.on_apply = apply_target"),
         (green.TaskPool.on_start, "self._quick_put = self._pool.spawn"),
-        (green.TaskPool.on_apply, "greenlet = self._quick_put("),
+        (
+            green.TaskPool.on_apply,
+            "_quick_put(apply_timeout if timeout else apply_target, target, args, kwargs, callback, accept_callback,",
+        ),
         (green.Timer._enter, "g = self._Greenlet.spawn_later(secs, entry)"),
         (green.Timer._enter, "g.entry = entry"),
         (gevent.pool.Pool.spawn, "greenlet = self.greenlet_class(*args, **kwargs) self.start(greenlet)"),

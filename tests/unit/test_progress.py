@@ -80,7 +80,9 @@ def test_all_paused_and_nothing_running_is_drained():
         "queued": 40,
         "running": 0,
         "staleRunning": 0,
+        "waiting": 0,
         "isDrained": True,
+        "isQuiesced": True,
         "metricsSource": "broker",
     }
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from sluicegate.workers.gate import Standing
 from sluicegate.workers.hands import Hands
 from tests.fleet.app import app
 
 
-def is_settled(self: Hands) -> bool:
+def is_settled(self: Hands, standing: Standing) -> bool:
     return True
 
 

@@ -20,7 +20,7 @@ follow = Follower._run
 
 def make_open(self: Gate[Any], *args: Any, **kwargs: Any) -> None:
     make(self, *args, **kwargs)
-    self._flip(Standing(edition=NOTHING, mode=Mode.RUN, local_reason=None), has_scoped=False)
+    self._flip(Standing(edition=NOTHING, mode=Mode.RUN, local_reason=None))
 
 
 def follow_late(self: Follower) -> None:
