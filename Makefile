@@ -18,7 +18,7 @@ export SLUICEGATE_MAKE_STATE_DIR = $(value STATE_DIR)
 JOIN = if [ -r "$$SLUICEGATE_MAKE_STATE_DIR/env" ]; then . "$$(cd "$$SLUICEGATE_MAKE_STATE_DIR" && pwd)/env"; fi
 ORDER = $${SLUICEGATE_MAKE_REASON:+"--reason=$$SLUICEGATE_MAKE_REASON"}
 
-.PHONY: help demo demo-json up pause resume status test check floor bench soak lock clean venv
+.PHONY: help demo demo-json up pause resume status test check floor model bench soak lock clean venv
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -54,6 +54,9 @@ check: $(READY) ## Lint, format, types, import rules, compose.yaml, and what may
 
 floor: $(READY) ## The tests of the gate on the oldest versions that we promise: Celery 5.5
 	@.ci/floor $(ARGS)
+
+model: $(READY) ## Check the gate's model with Spin: the design holds, every mutant fails
+	@$(BIN)/python -m tests.model.checking $(ARGS)
 
 bench: $(READY) ## Measure, each number beside its reference in the same run
 	@$(BIN)/python -m tests.bench $(ARGS)

@@ -97,8 +97,11 @@ return lengths
 
 
 def aside_key(key: str) -> str:
-    """Where the held tasks of the list `key` wait; the list's own name stands at the end, prefix and priority too."""
-    return f"sluicegate:aside:{key}"
+    """Where the held tasks of the list `key` wait; the list's own name stands at the end, prefix and priority too.
+
+    With a dot: what begins with `sluicegate:` is the pause state of some namespace.
+    """
+    return f"sluicegate.aside:{key}"
 
 
 class Arrival(NamedTuple):

@@ -50,7 +50,15 @@ def test_the_state_has_exactly_the_shape_of_the_requirement(world: World) -> Non
         "updatedAt",
         "holds",
     }
-    assert set(body["metrics"]) == {"queued", "running", "staleRunning", "waiting", "isDrained", "isQuiesced", "metricsSource"}
+    assert set(body["metrics"]) == {
+        "queued",
+        "running",
+        "staleRunning",
+        "waiting",
+        "isDrained",
+        "isQuiesced",
+        "metricsSource",
+    }
     assert [event["reason"] for event in body["audit"]["latest"]] == [f"reason {n}" for n in (5, 4, 3, 2, 1)]
     assert set(body["audit"]["latest"][0]) == {"id", "action", "mode", "reason", "actorUserId", "createdAt"}
     for moment in (body["system"]["updatedAt"], body["audit"]["latest"][0]["createdAt"]):
