@@ -54,7 +54,12 @@ def about(hold: Hold | None) -> dict[str, Any]:
 
 
 def record(connection: Connection, namespace: str | None, event: Event) -> int:
-    """Adds `event` and returns its id; `namespace` None for what concerns the whole database."""
+    """Adds `event` and returns its id; `namespace` None for what concerns the whole database.
+
+    A trigger chains it to the one before, under a lock on the whole chain that is held until the transaction ends.
+    So whoever records takes the namespace's row first, and waits for no other's row after: two could else wait for
+    each other.
+    """
     row = {
         "namespace": namespace,
         "epoch": event.edition.epoch,

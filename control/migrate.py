@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, NullPool, create_engine, text
+from sqlalchemy import Connection, text
 
-from sluicegate.control.postgres import CONNECT_TIMEOUT_S, parse_url, translated
+from sluicegate.control.postgres import connected
 from sluicegate.schemas.errors import InvalidInput
 
 SCRIPTS = "sluicegate.migrations:"
@@ -27,21 +26,21 @@ def upgrade(database_url: str, revision: str = "head") -> str:
 
     Safe to run by several at once, and on a database that is already there.
     """
-    with _connected(database_url) as connection:
+    with connected(database_url) as connection:
         _run(command.upgrade, connection, revision)
         return revision_of(connection) or ""
 
 
 def downgrade(database_url: str, revision: str) -> str:
     """Downgrades to `revision` (`base`: nothing left) and returns it. The data of dropped tables is lost."""
-    with _connected(database_url) as connection:
+    with connected(database_url) as connection:
         _run(command.downgrade, connection, revision)
         return revision_of(connection) or "base"
 
 
 def current(database_url: str) -> str | None:
     """The revision that the database has; None where it has none of our tables. Raises Unavailable."""
-    with _connected(database_url) as connection:
+    with connected(database_url) as connection:
         return revision_of(connection)
 
 
@@ -75,15 +74,3 @@ def _run(step: Callable[[Config, str], None], connection: Connection, revision: 
             connection.commit()
     except CommandError as error:
         raise InvalidInput("revision", str(error)) from None
-
-
-@contextmanager
-def _connected(database_url: str) -> Iterator[Connection]:
-    engine = create_engine(
-        parse_url(database_url), poolclass=NullPool, connect_args={"connect_timeout": CONNECT_TIMEOUT_S}
-    )
-    try:
-        with translated(), engine.connect() as connection:
-            yield connection
-    finally:
-        engine.dispose()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, Connection, NullPool, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -15,6 +15,7 @@ CONNECT_TIMEOUT_S = 2
 
 # What Postgres raises where a table, a column or a sequence of ours is not there.
 _MISSING = frozenset({"42P01", "42703"})
+_FORBIDDEN = "42501"
 
 
 def parse_url(database_url: str, setting: str = "SLUICEGATE_DATABASE_URL") -> URL:
@@ -29,6 +30,19 @@ def parse_url(database_url: str, setting: str = "SLUICEGATE_DATABASE_URL") -> UR
 
 
 @contextmanager
+def connected(database_url: str) -> Iterator[Connection]:
+    """One connection, for a command that needs no more; errors as `translated` has them. The caller commits."""
+    engine = create_engine(
+        parse_url(database_url), poolclass=NullPool, connect_args={"connect_timeout": CONNECT_TIMEOUT_S}
+    )
+    try:
+        with translated(), engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+@contextmanager
 def translated() -> Iterator[None]:
     """Turns what SQLAlchemy raises into Unavailable or NotMigrated: one line, and no SQL in it."""
     try:
@@ -39,7 +53,8 @@ def translated() -> Iterator[None]:
         code = getattr(error.orig, "sqlstate", None)
         if code in _MISSING:
             raise NotMigrated("the database has no sluicegate tables: run `sluicegate db upgrade`") from None
-        raise Unavailable(f"Postgres: {first_line(error.orig)}") from error
+        hint = " (`sluicegate db grant` says which role may do what)" if code == _FORBIDDEN else ""
+        raise Unavailable(f"Postgres: {first_line(error.orig)}{hint}") from error
     except SQLAlchemyError as error:
         raise Unavailable(f"Postgres: {first_line(error)}") from error
 

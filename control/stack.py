@@ -3,14 +3,16 @@
 `sluicegate up`, the demo and the fleet tests stand on it. One state directory holds everything:
 
     STATE_DIR/env            mode 0600: export lines for workers and commands in another shell
-    STATE_DIR/control.env    mode 0600: what the control plane itself reads; for `sluicegate db` and `token`
+    STATE_DIR/control.env    mode 0600: what the control plane itself reads; for `sluicegate serve`
+    STATE_DIR/database.env   mode 0600: the database as its owner; for `sluicegate db`, `token` and `audit verify`
     STATE_DIR/owner.json     mode 0600: the owner's token
     STATE_DIR/signing.key    mode 0600: the private key that signs the state
     STATE_DIR/ports.json     the ports of the last run, taken again where they are free
     STATE_DIR/postgres/ valkey/ *.log
 
 The one Valkey serves two: database 0 carries the pause state, database 1 is the Celery broker, so that
-purging a broker cannot take the pause state with it.
+purging a broker cannot take the pause state with it. The tables belong to Postgres's superuser; the control plane
+works as a role that has no more than `control.grants` says.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from typing import Self
 
 import httpx
 
-from sluicegate.control import keys, migrate, tokens
+from sluicegate.control import grants, keys, migrate, tokens
 from sluicegate.control.database import Database
 from sluicegate.control.embedded import EmbeddedPostgres, EmbeddedServerError, EmbeddedValkey
 from sluicegate.control.embedded.ports import LOOPBACK, free_port, is_free
@@ -43,6 +45,7 @@ _LOOK_EVERY_S = 0.02
 _CONTROL_STARTS = 3
 _FOR_WORKERS_TOO = frozenset(setting.name for setting in settings.ALL if settings.WORKER in setting.readers)
 BROKER_DATABASE = 1
+CONTROL_ROLE = "sluicegate_control"
 
 
 class Stack:
@@ -96,7 +99,7 @@ class Stack:
         return {
             **self._shared,
             **self._overrides,
-            settings.DATABASE_URL.name: self.postgres.url,
+            settings.DATABASE_URL.name: self.postgres.url_as(CONTROL_ROLE),
             settings.SIGNING_KEY_FILE.name: str(self._key_file),
             settings.BIND.name: f"{LOOPBACK}:{self._port}",
             settings.STATE_DIR.name: str(self.state_dir),
@@ -127,6 +130,8 @@ class Stack:
             self.valkey.start()
             self._make_key()
             migrate.upgrade(self.postgres.url)
+            grants.create_role(self.postgres.url, CONTROL_ROLE)
+            grants.grant(self.postgres.url, CONTROL_ROLE)
             self._token = self._owners_token()
             self.start_control()
             self._write_files()
@@ -294,6 +299,7 @@ class Stack:
         }
         _write_private(self.state_dir / "ports.json", json.dumps(ports))
         _write_private(self.state_dir / "control.env", _exports(self.control_environ))
+        _write_private(self.state_dir / "database.env", _exports({settings.DATABASE_URL.name: self.postgres.url}))
         _write_private(self.env_file, _exports(self.environ))
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Sequence,
     Table,
@@ -102,6 +103,10 @@ CONTROL_EVENTS = Table(
     Column("hold_id", Uuid),
     Column("details", JSONB, nullable=False),
     Column("created_at", MOMENT, nullable=False),
+    # The chain: set by a trigger, whatever an insert says (docs/decisions/0012).
+    Column("position", BigInteger, nullable=False),
+    Column("previous_hash", LargeBinary, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
     CheckConstraint("outcome in ('applied', 'noop', 'refused', 'denied')", name="outcome_is_known"),
     CheckConstraint("version is null or outcome = 'applied'", name="only_applied_events_make_versions"),
     Index(
@@ -113,8 +118,9 @@ CONTROL_EVENTS = Table(
         postgresql_where=text("outcome = 'applied'"),
     ),
     Index("ix_control_events_namespace_created_at", "namespace", "created_at"),
+    Index("uq_control_events_position", "position", unique=True),
 )
-"""The audit. A trigger refuses UPDATE, DELETE and TRUNCATE."""
+"""The audit. Triggers chain each event to the one before it, and refuse UPDATE, DELETE and TRUNCATE."""
 
 IDEMPOTENCY_KEYS = Table(
     "idempotency_keys",

@@ -9,6 +9,7 @@
     ├── NotFound              nothing has that name                                        404, exit 6
     ├── Unavailable           a part we stand on is away                                   503, exit 8
     │   └── NotMigrated       the database has no tables, or older ones                    503, exit 8
+    ├── AuditBroken           the chain of audit events does not verify                        exit 9
     └── SnapshotRefused       a state that a worker must not obey
         ├── MalformedSnapshot
         ├── BadSignature
@@ -94,6 +95,20 @@ class NotMigrated(Unavailable):
     """The database answers, but its tables are missing or of another revision."""
 
     code = "not_migrated"
+
+
+class AuditBroken(SluicegateError):
+    """The audit is not what was recorded. `position` and `event_id` say where, as far as there is an event."""
+
+    code = "audit_broken"
+
+    def __init__(self, message: str, position: int | None = None, event_id: int | None = None) -> None:
+        super().__init__(message)
+        self.position = position
+        self.event_id = event_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.position, self.event_id)
 
 
 class SnapshotRefused(SluicegateError):

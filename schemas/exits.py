@@ -24,3 +24,5 @@ class Exit(IntEnum):
     """No token, an unknown token, or one without the right (401, 403)."""
     UNREACHABLE = 8
     """The control plane, or what it stands on, cannot be reached."""
+    AUDIT_BROKEN = 9
+    """`audit verify`: the audit is not what was recorded; the line names the first event that is not."""

@@ -1,27 +1,17 @@
-"""The verbs that look: `status`, `holds`, `workers`, `audit`; and `workers forget`. `celery` loads them too."""
+"""The verbs that look: `status`, `holds`, `workers`; and `workers forget`. `celery` loads them too."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from sluicegate.control.cli import options
-from sluicegate.control.cli.spans import parse_span
 from sluicegate.control.cli.verb import Noun, Verb
-from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.holds import check_reason
 from sluicegate.schemas.scopes import Scope
-from sluicegate.schemas.times import from_wire, to_wire
-
-if TYPE_CHECKING:
-    from sluicegate.schemas.api import Event
 
 SHOWN_WORKERS = 20
-AUDIT_HEAD = ("ID", "AT", "BY", "ACTION", "OUTCOME", "VERSION", "SCOPE", "MODE", "REASON")
 
 
 @click.command(
@@ -134,82 +124,3 @@ def forget(*, nodename: str, reason: str | None, url: str | None, token_file: Pa
         screen.say_json(answer)
     else:
         screen.say(f"forgotten: {nodename}")
-
-
-@click.command(
-    cls=Verb,
-    short_help="Who changed what, when and why.",
-    examples=(
-        "sluicegate audit --since 2h",
-        "sluicegate audit --actor alice --action pause --limit 10",
-    ),
-)
-@options.option("--since", metavar="TIME", help="From TIME on: ISO-8601 with a zone, or a span ago such as 2h.")
-@options.option("--until", metavar="TIME", help="Before TIME, spelled as for --since.")
-@options.option("--actor", metavar="NAME", help="Only what NAME did.")
-@options.option("--action", metavar="ACTION", help="Only this action, such as pause or resume.")
-@options.option("--cause", metavar="CAUSE", help="Only this cause, such as manual.")
-@options.option("--scope", metavar="SCOPE", help="Only this scope, such as global.")
-@options.option("--worker", metavar="NODENAME", help="Only what concerns this worker.")
-@options.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="At most so many.")
-@options.option("--offset", type=click.IntRange(0), default=0, show_default=True, help="Leave out the newest so many.")
-@options.connection
-@options.json_output
-def audit(
-    *,
-    since: str | None,
-    until: str | None,
-    actor: str | None,
-    action: str | None,
-    cause: str | None,
-    scope: str | None,
-    worker: str | None,
-    limit: int,
-    offset: int,
-    url: str | None,
-    token_file: Path | None,
-    as_json: bool,
-) -> None:
-    """The audit events, newest first. The filters add up."""
-    wanted = {
-        "since": _moment(since, "since"),
-        "until": _moment(until, "until"),
-        "actor": actor,
-        "action": action,
-        "cause": cause,
-        "scope": scope,
-        "worker": worker,
-        "limit": limit,
-        "offset": offset,
-    }
-
-    from sluicegate.control.cli import screen
-    from sluicegate.control.cli.session import connect
-
-    with connect(url, token_file) as client:
-        reply = client.audit({name: value for name, value in wanted.items() if value is not None})
-    if as_json:
-        screen.say_json(reply.raw)
-        return
-    rows = [_row(event) for event in reply.body.events]
-    if rows:
-        screen.table(AUDIT_HEAD, rows)
-    screen.say(f"{len(rows)} of {reply.body.total}" + (f", from {offset}" if offset else ""))
-
-
-def _moment(text: str | None, field: str) -> str | None:
-    if text is None:
-        return None
-    try:
-        return to_wire(datetime.now(UTC) - parse_span(text, field))
-    except InvalidInput:
-        return to_wire(from_wire(text, field))
-
-
-def _row(event: Event) -> Sequence[object]:
-    """The cells under AUDIT_HEAD."""
-    from sluicegate.control.cli.picture import moment
-
-    where = (event.version, event.scope, event.mode, event.reason)
-    dashed = ("-" if value is None else value for value in where)
-    return (event.id, moment(event.created_at), event.actor, event.action, event.outcome, *dashed)

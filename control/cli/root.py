@@ -6,7 +6,8 @@ import sys
 
 import click
 
-from sluicegate.control.cli import looks, orders, servers
+from sluicegate.control.cli import audits, looks, orders, servers
+from sluicegate.control.cli.acl import acl
 from sluicegate.control.cli.up import up
 from sluicegate.control.cli.verb import Noun, reported
 
@@ -46,10 +47,11 @@ for verb in (
     looks.status,
     looks.holds,
     looks.workers,
-    looks.audit,
+    audits.audit,
     servers.db,
     servers.keys,
     servers.token,
+    acl,
     servers.serve,
     up,
 ):

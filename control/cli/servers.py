@@ -31,10 +31,10 @@ def needs_extra(name: str) -> Iterator[None]:
 
 @click.group(
     cls=Noun,
-    short_help="Bring the database to a revision.",
+    short_help="Bring the database to a revision; who may do what in it.",
 )
 def db() -> None:
-    """Bring the database of SLUICEGATE_DATABASE_URL to a revision."""
+    """Bring the database of SLUICEGATE_DATABASE_URL to a revision, and say who may do what in it."""
 
 
 @db.command(short_help="Make the tables, or bring them up to date.", examples=("sluicegate db upgrade",))
@@ -69,6 +69,30 @@ def current(*, as_json: bool) -> None:
         from sluicegate.control import migrate
 
     _say_revision(migrate.current(DATABASE_URL.read(os.environ)), as_json)
+
+
+@db.command(
+    short_help="Give a role what the control plane needs, and no more.",
+    examples=("sluicegate db grant sluicegate_control",),
+)
+@click.argument("role")
+@options.json_output
+def grant(*, role: str, as_json: bool) -> None:
+    """Give ROLE what the control plane needs, and take away what else it has of our tables. Safe to repeat.
+
+    To be run as the tables' owner, after each upgrade. Tokens are made by the owner, not by ROLE.
+    """
+    from sluicegate.control.cli import screen
+
+    with needs_extra("control"):
+        from sluicegate.control import grants
+
+    granted = grants.grant(DATABASE_URL.read(os.environ), role)
+    if as_json:
+        screen.say_json({"role": role, "granted": granted})
+        return
+    for name, privileges in granted.items():
+        screen.say(f"{name}: {privileges}")
 
 
 @click.group(cls=Noun, short_help="The key that signs the state.")

@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from sluicegate.schemas.errors import (
+    AuditBroken,
     InvalidInput,
     NotAllowed,
     NotAuthenticated,
@@ -39,6 +40,7 @@ _EXITS: tuple[tuple[type[SluicegateError], Exit], ...] = (
     (NotFound, Exit.REFUSED),
     (Refused, Exit.REFUSED),
     (Unavailable, Exit.UNREACHABLE),
+    (AuditBroken, Exit.AUDIT_BROKEN),
     (InvalidInput, Exit.USAGE),
 )
 
@@ -76,8 +78,17 @@ def to_json(error: BaseException) -> dict[str, Any]:
         detail["field"] = field
         if isinstance(error, InvalidInput):
             detail["message"] = error.message
-    extra = error.details if isinstance(error, Refused) else {}
-    return {"error": detail, **extra}
+    return {"error": detail, **_more(error)}
+
+
+def _more(error: BaseException) -> dict[str, Any]:
+    match error:
+        case Refused():
+            return error.details
+        case AuditBroken():
+            return {"position": error.position, "eventId": error.event_id}
+        case _:
+            return {}
 
 
 def to_line(error: BaseException) -> str:

@@ -25,7 +25,7 @@ _STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": si
 class EmbeddedPostgres:
     """A Postgres cluster whose data lie in `data_dir` and outlive it; made there at the first start.
 
-    Anyone on this machine who reaches the loopback port is `postgres`, without a password: for trying
+    Anyone on this machine who reaches the loopback port is `postgres` (or any role), without a password: for trying
     out, developing and testing, not for others' machines. `durable=False` gives up fsync: a killed
     server keeps its data, a power cut may not. `port` is a free one unless given, and stays the same
     over restarts. `log` defaults to a file beside `data_dir`. Methods raise `EmbeddedServerError`.
@@ -46,10 +46,14 @@ class EmbeddedPostgres:
 
     @property
     def url(self) -> str:
-        """Where clients reach it. Known once it has been started."""
+        """Where clients reach it as its superuser. Known once it has been started."""
+        return self.url_as("postgres")
+
+    def url_as(self, role: str) -> str:
+        """Where clients reach it as `role`, which must be there. Known once it has been started."""
         if self._port is None:
             raise EmbeddedServerError("Postgres has no address before it is started")
-        return f"postgresql://postgres@{LOOPBACK}:{self._port}/postgres"
+        return f"postgresql://{role}@{LOOPBACK}:{self._port}/postgres"
 
     @property
     def pid(self) -> int:

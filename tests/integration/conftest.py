@@ -9,10 +9,10 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import NullPool, create_engine, make_url, text
 
-from sluicegate.control import migrate
+from sluicegate.control import grants, migrate
 from sluicegate.control.embedded import EmbeddedPostgres, EmbeddedValkey
 from sluicegate.control.postgres import parse_url
-from tests.integration.world import World
+from tests.integration.world import CONTROL_ROLE, World
 
 TEMPLATE = "sluicegate_template"
 
@@ -35,7 +35,10 @@ def empty_database_url(postgres: EmbeddedPostgres) -> str:
 @pytest.fixture(scope="session")
 def template(postgres: EmbeddedPostgres) -> str:
     """The name of a migrated database, to copy."""
-    migrate.upgrade(make_database(postgres.url, TEMPLATE))
+    url = make_database(postgres.url, TEMPLATE)
+    migrate.upgrade(url)
+    grants.create_role(url, CONTROL_ROLE)
+    grants.grant(url, CONTROL_ROLE)
     return TEMPLATE
 
 

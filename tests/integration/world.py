@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 
 import httpx
 from redis import Redis
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import Connection, NullPool, create_engine, make_url, text
 
 from sluicegate.control import keys, tokens
 from sluicegate.control.postgres import parse_url
@@ -22,6 +23,7 @@ from sluicegate.schemas.beats import Beat, WorkerState
 from sluicegate.schemas.snapshots import Edition, Snapshot, unseal
 
 T = TypeVar("T")
+CONTROL_ROLE = "control"
 PAUSE = {"action": "pause", "mode": "drain", "reason": "deploy"}
 RESUME = {"action": "resume", "reason": "done"}
 TABLES = ("namespaces", "holds", "control_events", "idempotency_keys", "tokens", "workers")
@@ -38,7 +40,10 @@ def eventually(ask: Callable[[], T], *, within_s: float = 10.0) -> T:
 
 @dataclass
 class World:
-    """What one test stands on. Planes and clients made here are stopped and closed at its end."""
+    """What one test stands on. Planes and clients made here are stopped and closed at its end.
+
+    `database_url` is the owner's; control planes use `control_url`, whose role has no more than it needs.
+    """
 
     database_url: str
     redis_url: str
@@ -51,9 +56,14 @@ class World:
         keys.create(self.key_file)
         self.redis: Any = Redis.from_url(self.redis_url)
 
+    @property
+    def control_url(self) -> str:
+        """The database as the control plane's role."""
+        return make_url(self.database_url).set(username=CONTROL_ROLE).render_as_string(hide_password=False)
+
     def environ(self, **overrides: str) -> dict[str, str]:
         return {
-            "SLUICEGATE_DATABASE_URL": self.database_url,
+            "SLUICEGATE_DATABASE_URL": self.control_url,
             "SLUICEGATE_REDIS_URL": self.redis_url,
             "SLUICEGATE_NAMESPACE": self.namespace,
             "SLUICEGATE_SIGNING_KEY_FILE": str(self.key_file),
@@ -93,6 +103,16 @@ class World:
             rows = list(result.all()) if result.returns_rows else []
         engine.dispose()
         return rows
+
+    @contextmanager
+    def connected_as_control(self) -> Iterator[Connection]:
+        """A connection of the control plane's role, with errors as Postgres words them."""
+        engine = create_engine(parse_url(self.control_url), poolclass=NullPool)
+        try:
+            with engine.connect() as connection:
+                yield connection
+        finally:
+            engine.dispose()
 
     def dump(self, *tables: str) -> dict[str, list[Any]]:
         """Everything that the tables say."""

@@ -124,7 +124,7 @@ def test_up_keeps_what_was_held_over_a_stop_and_over_a_kill(state_dir: Path) -> 
 @pytest.mark.timeout(300)
 def test_the_stack_is_private_and_alone_and_its_control_plane_can_die(state_dir: Path) -> None:
     with Stack(state_dir, durable=False, actor="alice") as stack:
-        for name in ("env", "control.env", "owner.json", "signing.key", "ports.json"):
+        for name in ("env", "control.env", "database.env", "owner.json", "signing.key", "ports.json"):
             assert stat.S_IMODE((state_dir / name).stat().st_mode) == 0o600, name
         assert stat.S_IMODE(state_dir.stat().st_mode) == 0o700
         exported = re.findall(r"^export (\w+)=", (state_dir / "env").read_text(), re.MULTILINE)
