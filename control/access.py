@@ -25,10 +25,14 @@ class TooManyAttempts(NotAuthenticated):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """What somebody tried: the verb for the audit, the client's address, and what to add to the details."""
+    """What somebody tried: the verb for the audit, on what, the client's address, what to add to the details.
+
+    `scope` is None for what concerns no scope, or none that could be understood.
+    """
 
     action: str
     client: str
+    scope: str | None
     details: dict[str, Any]
 
 
@@ -48,7 +52,7 @@ class Access:
     def authenticate(self, header: str | None, attempt: Attempt) -> Caller:
         """The owner of the token in an `Authorization` header.
 
-        Raises NotAuthenticated, TooManyAttempts (both on record), Unavailable, NotMigrated.
+        Raises NotAuthenticated (on record), TooManyAttempts (counted), Unavailable, NotMigrated.
         """
         scheme, _, secret = (header or "").partition(" ")
         if header is None or scheme.lower() != "bearer" or not secret.strip():
@@ -61,6 +65,7 @@ class Access:
             # A real token is always listened to: a flood from behind one address must not keep operators from
             # pausing. Guessing 256 bits needs no limit; what it costs us does.
             if not self._failures.take(attempt.client):
+                self._count()
                 raise TooManyAttempts("too many wrong tokens from this address: wait a minute")
             self._turn_away(ANONYMOUS, attempt, "unknown token")
             raise NotAuthenticated("this token is unknown or was revoked")
@@ -74,8 +79,7 @@ class Access:
 
     def _turn_away(self, actor: str, attempt: Attempt, why: str) -> None:
         if not (self._records.take(attempt.client) and self._records_of_all.take(EVERYBODY)):
-            with self._lock:
-                self._unrecorded += 1
+            self._count()
             return
         with self._lock:
             unrecorded, self._unrecorded = self._unrecorded, 0
@@ -83,21 +87,25 @@ class Access:
         if unrecorded:
             details["unrecordedBefore"] = unrecorded
         try:
-            self._record(actor, attempt.action, details)
+            self._record(actor, attempt, details)
         except Unavailable:
             # Turned away all the same; without a database there is nothing to record it in.
-            with self._lock:
-                self._unrecorded += 1 + unrecorded
+            self._count(1 + unrecorded)
 
-    def _record(self, actor: str, action: str, details: dict[str, Any]) -> None:
+    def _count(self, more: int = 1) -> None:
+        with self._lock:
+            self._unrecorded += more
+
+    def _record(self, actor: str, attempt: Attempt, details: dict[str, Any]) -> None:
         with self._database.transaction() as connection:
             truth = read(connection, self._namespace)
             event = events.Event(
-                action=action,
+                action=attempt.action,
                 outcome=events.DENIED,
                 actor=actor,
                 at=clock(connection),
                 edition=truth.edition if truth else NOTHING,
+                scope=attempt.scope,
                 details=details,
             )
             events.record(connection, self._namespace, event)

@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from sluicegate.control.access import Access, Attempt
 from sluicegate.control.tokens import Caller, Right
 from sluicegate.schemas.errors import InvalidInput
+from sluicegate.schemas.scopes import GLOBAL, Scope
 
 MAX_BODY_BYTES = 64 * 1024
 
@@ -34,10 +35,12 @@ class GuardedRoute(APIRoute):
         needed = Right[(self.openapi_extra or OPERATOR)[_RIGHT].upper()]
 
         async def guarded(request: Request) -> Response:
-            await _read_body(request)
-            body = await request.body()
+            refusal = await _read_body(request)
+            body = b"" if refusal else await request.body()
             access: Access = request.app.state.parts.access
             request.state.caller = await run_in_threadpool(_admit, access, request, needed, body)
+            if refusal is not None:
+                raise refusal
             return await handle(request)
 
         return guarded
@@ -50,9 +53,11 @@ def caller_of(request: Request) -> Caller:
 
 
 def _admit(access: Access, request: Request, needed: Right, body: bytes) -> Caller:
+    action, scope = _tried(request, body)
     attempt = Attempt(
-        action=_action(request, body),
+        action=action,
         client=request.client.host if request.client else "",
+        scope=scope,
         details={"method": request.method, "path": request.url.path},
     )
     caller = access.authenticate(request.headers.get("authorization"), attempt)
@@ -60,26 +65,36 @@ def _admit(access: Access, request: Request, needed: Right, body: bytes) -> Call
     return caller
 
 
-def _action(request: Request, body: bytes) -> str:
-    """The audit's verb for what is tried, even by somebody whose request is not going to be parsed."""
+def _tried(request: Request, body: bytes) -> tuple[str, str | None]:
+    """The audit's verb for what is tried, and its scope, even where the request is not going to be parsed."""
     if request.method == "GET":
-        return "read"
-    if request.url.path.endswith("/forget"):
-        return "worker_forgotten"
+        return "read", None
+    if nodename := request.path_params.get("nodename"):
+        return "worker_forgotten", _scope(f"worker:{nodename}")
     try:
-        asked = json.loads(body).get("action")
+        asked = json.loads(body)
+        action, scope = asked.get("action"), asked.get("scope", str(GLOBAL))
     except (ValueError, AttributeError, RecursionError):
-        asked = None
-    return asked if asked in ("pause", "resume") else "change"
+        action, scope = None, None
+    return (action if action in ("pause", "resume") else "change"), _scope(scope)
 
 
-async def _read_body(request: Request) -> None:
-    """Reads the body for all who ask for it later; raises InvalidInput where it is too large."""
+def _scope(text: object) -> str | None:
+    """`text` where it is a scope; what a stranger wrote instead of one does not stand in the audit."""
+    try:
+        return str(Scope.parse(text))
+    except InvalidInput:
+        return None
+
+
+async def _read_body(request: Request) -> InvalidInput | None:
+    """Reads the body for all who ask for it later; where it is too large, what to answer once it is known who asks."""
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > MAX_BODY_BYTES:
-            raise InvalidInput("body", f"has more than {MAX_BODY_BYTES} bytes")
+            return InvalidInput("body", f"has more than {MAX_BODY_BYTES} bytes")
         chunks.append(chunk)
     request._body = b"".join(chunks)
+    return None

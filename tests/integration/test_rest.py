@@ -10,15 +10,17 @@ import httpx
 import pytest
 
 from sluicegate.control import tokens
+from sluicegate.control.access import Access, Attempt
 from sluicegate.control.embedded import EmbeddedPostgres, EmbeddedValkey
 from sluicegate.schemas.api import AuditAnswer, ChangeAnswer, PauseAnswer
 from sluicegate.schemas.beats import RunningTask, WorkerState
-from sluicegate.schemas.errors import InvalidInput, NotFound, Refused
+from sluicegate.schemas.errors import InvalidInput, NotAuthenticated, NotFound, Refused
 from sluicegate.schemas.snapshots import Edition
 from sluicegate.schemas.times import from_wire, to_wire
 from tests.integration.world import PAUSE, RESUME, World, eventually
 
 PATH = "/api/system/worker-pause"
+FORGET = "/api/workers/celery@a/forget"
 
 
 def error_of(answer: httpx.Response) -> dict[str, Any]:
@@ -121,22 +123,28 @@ def test_a_refusal_carries_what_stands_in_the_way(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("right", "method", "path", "body", "status", "action"),
+    ("right", "method", "path", "body", "status", "action", "scope"),
     [
-        (None, "GET", PATH, None, 401, "read"),
-        (None, "POST", PATH, PAUSE, 401, "pause"),
-        (None, "POST", PATH, {"nonsense": 1}, 401, "change"),
-        (None, "GET", "/api/audit", None, 401, "read"),
-        (None, "POST", "/api/workers/celery@a/forget", {"reason": "x"}, 401, "worker_forgotten"),
-        ("viewer", "POST", PATH, PAUSE, 403, "pause"),
-        ("viewer", "POST", PATH, RESUME, 403, "resume"),
-        ("viewer", "POST", "/api/workers/celery@a/forget", {"reason": "x"}, 403, "worker_forgotten"),
+        (None, "GET", PATH, None, 401, "read", None),
+        (None, "GET", "/api/workers", None, 401, "read", None),
+        (None, "GET", "/api/audit", None, 401, "read", None),
+        (None, "POST", PATH, PAUSE, 401, "pause", "global"),
+        (None, "POST", PATH, PAUSE | {"scope": "queue:mail"}, 401, "pause", "queue:mail"),
+        (None, "POST", PATH, RESUME | {"scope": "<script>"}, 401, "resume", None),
+        (None, "POST", PATH, RESUME | {"scope": ["global"]}, 401, "resume", None),
+        (None, "POST", PATH, {"nonsense": 1}, 401, "change", "global"),
+        (None, "POST", PATH, ["global"], 401, "change", None),
+        (None, "POST", PATH, "x" * 70_000, 401, "change", None),
+        (None, "POST", FORGET, {"reason": "x"}, 401, "worker_forgotten", "worker:celery@a"),
+        ("viewer", "POST", PATH, PAUSE | {"scope": "host:a"}, 403, "pause", "host:a"),
+        ("viewer", "POST", PATH, RESUME, 403, "resume", "global"),
+        ("viewer", "POST", FORGET, {"reason": "x"}, 403, "worker_forgotten", "worker:celery@a"),
     ],
 )
 def test_an_unauthorised_attempt_changes_nothing_and_is_audited(
-    world: World, right: str | None, method: str, path: str, body: Any, status: int, action: str
+    world: World, right: str | None, method: str, path: str, body: Any, status: int, action: str, scope: str | None
 ) -> None:
-    """S8."""
+    """S8: on every route, with what was tried on which scope, however wrong or large the request is beside."""
     plane = world.start()
     world.change(plane, **PAUSE)
     client = world.client(plane, right, name="eve")
@@ -149,12 +157,26 @@ def test_an_unauthorised_attempt_changes_nothing_and_is_audited(
     )
     assert world.dump(*tables) == before
     (denied,) = world.events(outcome="denied")
-    assert (denied["action"], denied["actor"], denied["version"]) == (
+    assert (denied["action"], denied["scope"], denied["actor"], denied["version"]) == (
         action,
+        scope,
         "eve" if right else "anonymous",
         None,
     )
     assert (denied["details"]["path"], denied["details"]["client"]) == (path, "127.0.0.1")
+
+
+def test_every_route_below_api_asks_who_is_there(world: World) -> None:
+    """S8: a route that somebody adds without its right is found here, not by a stranger."""
+    plane = world.start()
+    description = httpx.get(f"{plane.url}/openapi.json").json()
+    routes = [(method, path) for path, methods in description["paths"].items() for method in methods]
+    assert {path for _, path in routes if not path.startswith("/api/")} == {"/healthz", "/readyz"}
+    asked = [(method, path.replace("{nodename}", "celery@a")) for method, path in routes if path.startswith("/api/")]
+    assert len(asked) >= 5
+    for method, path in asked:
+        assert httpx.request(method, plane.url + path).status_code == 401, path
+    assert len(world.events(outcome="denied")) == len(asked)
 
 
 def test_each_right_includes_the_ones_below_it(world: World) -> None:
@@ -192,6 +214,25 @@ def test_a_flood_of_wrong_tokens_fills_no_table_and_locks_nobody_out(world: Worl
     assert statuses[-1] == 429
     assert len(world.events(outcome="denied")) <= 12
     assert good.post(PATH, json=PAUSE).status_code == 200
+
+
+def test_every_denial_is_recorded_or_counted(world: World) -> None:
+    """The first record after a flood says how many were left out, those answered 429 included."""
+    plane = world.start()
+    access = Access(plane.database, world.namespace)
+
+    def knock(client: str) -> None:
+        attempt = Attempt(action="read", client=client, scope=None, details={})
+        with pytest.raises(NotAuthenticated):
+            access.authenticate("Bearer sg_guess", attempt)
+
+    for _ in range(40):
+        knock("203.0.113.1")
+    knock("203.0.113.2")
+    denied = world.events(outcome="denied")
+    left_out = sum(event["details"].get("unrecordedBefore", 0) for event in denied)
+    assert left_out >= 28
+    assert len(denied) + left_out == 41
 
 
 def test_tokens_are_stored_as_digests_and_names_are_unique(world: World) -> None:
