@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from sluicegate.schemas.errors import InvalidInput
-from sluicegate.schemas.names import beat_key, beats_key, hint_channel, snapshot_key
+from sluicegate.schemas.names import beat_key, beats_key, cursor_key, hint_channel, snapshot_key
 
 WORKER: Final = "sluicegate-worker"
 CONTROL: Final = "sluicegate-control"
@@ -23,12 +23,13 @@ _QUEUE = re.compile(r"[^\s*?\[\]\\]+")
 
 
 def worker_rules(namespace: str) -> tuple[str, ...]:
-    """Of SLUICEGATE_REDIS_URL in a worker: reads the state, hears hints, beats. `eval` is how it beats.
+    """Of SLUICEGATE_REDIS_URL in a worker: reads the state, hears hints, beats, keeps its tasks' cursors.
 
-    A script is held to the same rules as a command.
+    `eval` is how it beats. A script is held to the same rules as a command.
     """
-    commands = ("+get", "+subscribe", "+unsubscribe", "+eval", "+time", "+set", "+zadd")
-    keys = (f"%R~{snapshot_key(namespace)}", f"~{beat_key(namespace, '*')}", f"~{beats_key(namespace)}")
+    commands = ("+get", "+subscribe", "+unsubscribe", "+eval", "+time", "+set", "+zadd", "+del")
+    written = (beat_key(namespace, "*"), beats_key(namespace), cursor_key(namespace, "*"))
+    keys = (f"%R~{snapshot_key(namespace)}", *(f"~{key}" for key in written))
     return (*_NOTHING, *_CONNECT, *commands, *keys, f"&{hint_channel(namespace)}")
 
 
@@ -45,7 +46,7 @@ def broker_rules(queues: Iterable[str], database: int = 0) -> tuple[str, ...]:
 
     `database` is the number in that URL. Raises InvalidInput for a queue whose name is a pattern, or one of our keys.
     """
-    lists = ("+lpush", "+rpush", "+brpop", "+rpop", "+llen", "+lpos")
+    lists = ("+lpush", "+rpush", "+brpop", "+rpop", "+llen", "+lpos", "+lrange")
     unacked = ("+hset", "+hget", "+hmget", "+hdel", "+zadd", "+zrem", "+zrange", "+zrangebyscore", "+zrevrangebyscore")
     bindings = ("+sadd", "+srem", "+smembers")
     others = (
@@ -68,7 +69,8 @@ def broker_rules(queues: Iterable[str], database: int = 0) -> tuple[str, ...]:
         if not _QUEUE.fullmatch(queue) or queue.startswith("sluicegate:"):
             raise InvalidInput("queue", f"{queue!r} cannot stand in a rule for keys")
         # The second is its lists of other priorities than 0: two control characters and a digit follow the name.
-        keys += [f"~{queue}", f"~{queue}??[0-9]"]
+        # What is set aside of each, while some of its tasks are held, has a list of its own again.
+        keys += [f"~{place}{queue}{priority}" for place in ("", "sluicegate:aside:") for priority in ("", "??[0-9]")]
     # The first is for publishing; who subscribes to a pattern needs a rule that is that very pattern.
     patterns = ("*", "celery.pidbox", "celeryev/*", "celeryev/worker.*")
     return (*_NOTHING, *_CONNECT, *commands, *keys, *(f"&/{database}.{pattern}" for pattern in patterns))

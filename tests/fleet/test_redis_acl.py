@@ -134,6 +134,12 @@ def test_a_worker_under_the_acl_obeys_and_its_passwords_are_good_for_nothing_els
         verdict = fleet.check()
         assert verdict.broken == {}
         assert denials(admin) == []
+        worker: Any = redis.Redis.from_url(state_url, decode_responses=True)
+        cursor = names.cursor_key(namespace, "a-task")
+        assert worker.set(cursor, "7", ex=60)
+        assert worker.get(cursor) == "7"
+        assert worker.delete(cursor) == 1
+        worker.close()
         beyond = [("GET", "unacked"), ("HGETALL", "unacked"), ("PUBLISH", "/0.celery.pidbox", "x")]
         assert allowed(state_url, namespace, beyond) == []
         # The broker's user, in the database where the state is.
