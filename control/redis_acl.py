@@ -70,7 +70,7 @@ def broker_rules(queues: Iterable[str], database: int = 0) -> tuple[str, ...]:
             raise InvalidInput("queue", f"{queue!r} cannot stand in a rule for keys")
         # The second is its lists of other priorities than 0: two control characters and a digit follow the name.
         # What is set aside of each, while some of its tasks are held, has a list of its own again.
-        keys += [f"~{place}{queue}{priority}" for place in ("", "sluicegate:aside:") for priority in ("", "??[0-9]")]
+        keys += [f"~{place}{queue}{priority}" for place in ("", "sluicegate.aside:") for priority in ("", "??[0-9]")]
     # The first is for publishing; who subscribes to a pattern needs a rule that is that very pattern.
     patterns = ("*", "celery.pidbox", "celeryev/*", "celeryev/worker.*")
     return (*_NOTHING, *_CONNECT, *commands, *keys, *(f"&/{database}.{pattern}" for pattern in patterns))
