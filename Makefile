@@ -18,10 +18,10 @@ export SLUICEGATE_MAKE_STATE_DIR = $(value STATE_DIR)
 JOIN = if [ -r "$$SLUICEGATE_MAKE_STATE_DIR/env" ]; then . "$$(cd "$$SLUICEGATE_MAKE_STATE_DIR" && pwd)/env"; fi
 ORDER = $${SLUICEGATE_MAKE_REASON:+"--reason=$$SLUICEGATE_MAKE_REASON"}
 
-.PHONY: help demo demo-json up pause resume status test check floor model bench soak lock clean venv
+.PHONY: help demo demo-json up pause resume status test check floor model bench bench-scale soak lock clean venv
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(READY) ## A real fleet pauses, loses a worker and its broker, resumes, and proves that nothing was lost
 	@$(BIN)/python -m tests.fleet.demo $(ARGS)
@@ -60,6 +60,9 @@ model: $(READY) ## Check the gate's model with Spin: the design holds, every mut
 
 bench: $(READY) ## Measure, each number beside its reference in the same run
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+bench-scale: $(READY) ## Measure a pause on 10 to 10,000 followers, beside a bare PUBLISH
+	@$(BIN)/python -m tests.bench.scale $(ARGS)
 
 soak: $(READY) ## Pause a busy worker N times: make soak N=1000
 	@$(BIN)/python -m tests.fleet.soak --pauses $(N) $(ARGS)

@@ -94,13 +94,7 @@ class Snapshot:
 def seal(snapshot: Snapshot, key: Sign) -> bytes:
     """The envelope's bytes."""
     payload = snapshot.to_payload()
-    envelope = {
-        "v": PROTOCOL,
-        "kid": key.kid,
-        "payload_b64": base64.b64encode(payload).decode(),
-        "sig": base64.b64encode(key.sign(payload)).decode(),
-    }
-    return json.dumps(envelope, separators=(",", ":")).encode()
+    return _envelope(key.kid, payload, key.sign(payload))
 
 
 def unseal(envelope: bytes, keys: Verify, namespace: str) -> Snapshot:
@@ -113,23 +107,23 @@ def unseal(envelope: bytes, keys: Verify, namespace: str) -> Snapshot:
         protocol, kid = outer["v"], outer["kid"]
         payload = base64.b64decode(outer["payload_b64"], validate=True)
         signature = base64.b64decode(outer["sig"], validate=True)
-        canonical = json.dumps(outer, separators=(",", ":")).encode()
     except (ValueError, KeyError, TypeError, binascii.Error, RecursionError) as error:
         raise MalformedSnapshot(f"not an envelope: {_said(error)}") from None
     if protocol != PROTOCOL or isinstance(protocol, bool) or not isinstance(kid, str):
         raise MalformedSnapshot(f"envelope of protocol {_short(protocol)}, this is protocol {PROTOCOL}")
     # Only the payload is signed, so the wrapping must have one spelling: else a byte of it could be
     # changed unseen, and "any changed byte is refused" would not be true.
-    if set(outer) != {"v", "kid", "payload_b64", "sig"} or canonical != envelope or not _is_canonical(outer):
+    if _envelope(kid, payload, signature) != envelope:
         raise MalformedSnapshot("the envelope is not in its canonical form")
     if not keys.verify(kid, payload, signature):
         raise BadSignature(f"no trusted key made this signature (kid {_short(kid)})")
     return _parse(payload, namespace)
 
 
-def _is_canonical(outer: dict[str, str]) -> bool:
-    """Base64 has spare bits at its end; only the spelling that an encoder writes is accepted."""
-    return all(base64.b64encode(base64.b64decode(outer[k])).decode() == outer[k] for k in ("payload_b64", "sig"))
+def _envelope(kid: str, payload: bytes, signature: bytes) -> bytes:
+    """The one spelling of an envelope: no spaces, this order, and base64 as an encoder writes it (no spare bits)."""
+    body, sig = base64.b64encode(payload).decode(), base64.b64encode(signature).decode()
+    return f'{{"v":{PROTOCOL},"kid":{json.dumps(kid)},"payload_b64":"{body}","sig":"{sig}"}}'.encode()
 
 
 def _parse(payload: bytes, namespace: str) -> Snapshot:

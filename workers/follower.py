@@ -7,6 +7,7 @@ reads it anyway. Push makes it fast, the poll makes it sure.
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import threading
@@ -28,6 +29,8 @@ from sluicegate.workers.following import Following, see
 log = logging.getLogger(__name__)
 
 JITTER = 0.2
+TURN_S = 0.25
+"""How long a poke through the second door may go unnoticed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,13 +111,27 @@ class Follower:
                     self._stopping.wait(self._pace.poll_s)
 
     def _wait(self, subscription: _Subscription) -> None:
-        """Until a hint, a poke, or the jittered poll."""
+        """Until a hint of something new, a poke, or the jittered poll."""
         until = time.monotonic() + self._pace.poll_s * random.uniform(1 - JITTER, 1 + JITTER)
         while (left := until - time.monotonic()) > 0 and not self._poked.is_set():
             # Short turns, so that a poke from another thread is seen without waiting for a hint.
-            if subscription.hears(min(left, 0.1)):
+            hint = subscription.hears(min(left, TURN_S))
+            if hint is not None and not self.knows(hint):
                 return
         self._poked.clear()
+
+    def knows(self, hint: bytes) -> bool:
+        """Does it speak of the very edition that is in force? The republisher says so every second.
+
+        Then there is no hurry: the poll sees that the beat advances. Nothing is believed: a hint that lies about it
+        withholds a push, as one that is not sent does, and the poll reads the state all the same.
+        """
+        in_force = self.following.in_force
+        try:
+            said = json.loads(hint)
+            return in_force is not None and (said["epoch"], said["version"]) == in_force.edition
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return False
 
     def _look(self, reader: Redis) -> None:
         try:
@@ -196,14 +213,14 @@ class _Subscription:
     def __exit__(self, *_: object) -> None:
         self._drop()
 
-    def hears(self, timeout_s: float) -> bool:
-        """Did a hint come within `timeout_s`? A broken channel counts as silence; the poll goes on meanwhile."""
+    def hears(self, timeout_s: float) -> bytes | None:
+        """The hint that came within `timeout_s`, or None. A broken channel counts as silence; the poll goes on."""
         now = time.monotonic()
         try:
             if self._pubsub is None:
                 if now < self._retry_at:
                     self._pause(timeout_s)
-                    return False
+                    return None
                 redis: Any = self._connect()
                 self._pubsub = redis.pubsub(ignore_subscribe_messages=True)
                 self._pubsub.subscribe(self._channel)
@@ -211,14 +228,14 @@ class _Subscription:
             message = self._pubsub.get_message(timeout=timeout_s)
         except (RedisError, OSError):
             self._drop()
-            return False
+            return None
         if message is not None:
             self._heard_at = time.monotonic()
-            return True
+            return message["data"] if isinstance(message.get("data"), bytes) else b""
         if time.monotonic() - self._heard_at > self._silence_s:
             # Half-open connections look like this: nothing arrives and nothing fails.
             self._drop()
-        return False
+        return None
 
     def _drop(self) -> None:
         pubsub, self._pubsub = self._pubsub, None

@@ -75,3 +75,22 @@ def test_junk_at_the_key_is_refused_and_never_raises(follower, taken, junk):
     follower.observe(junk, now=1.0)
     assert follower.refused == {"malformed_snapshot": 1}
     assert taken == []
+
+
+@pytest.mark.parametrize(
+    ("hint", "knows"),
+    [
+        (b'{"epoch":1,"version":2,"beat":9}', True),
+        (b'{"epoch":1,"version":3,"beat":9}', False),
+        (b'{"epoch":2,"version":2,"beat":9}', False),
+        (b"look", False),
+        (b"", False),
+        (b"[1]", False),
+    ],
+)
+def test_only_a_hint_of_the_very_edition_in_force_is_no_reason_to_read_at_once(follower, hint, knows):
+    """The republisher says it every second; whatever else is said, or cannot be read, means "read again"."""
+    assert not follower.knows(hint), "nothing is in force yet"
+    for beat in (1, 2):
+        follower.observe(seal(snapshot(2, beat), KEY), now=float(beat))
+    assert follower.knows(hint) is knows
