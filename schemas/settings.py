@@ -190,6 +190,16 @@ CURSOR_KEPT_S = Setting(
     meaning="How long the cursor of a task that stopped is kept, in seconds; it is deleted when the task ends.",
     readers=(WORKER,),
 )
+IN_HAND_S = Setting(
+    name="SLUICEGATE_IN_HAND_S",
+    parse=_count(1, 86_400),
+    default="300",
+    meaning=(
+        "How long a paused worker keeps what it fetched from a RabbitMQ quorum queue, in seconds, before it returns it "
+        "(each return is counted there). Keep it well below RabbitMQ's `consumer_timeout`."
+    ),
+    readers=(WORKER,),
+)
 HEARTBEAT_INTERVAL_MS = Setting(
     name="SLUICEGATE_HEARTBEAT_INTERVAL_MS",
     parse=_count(100, 60_000),

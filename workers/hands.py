@@ -161,6 +161,8 @@ class Hands:
                 self._look_again(_SWEEP_EVERY_S)
             elif celery_inside.running_requests():
                 self._look_again(_FRESH_EVERY_S)
+            if (due_in_s := self.way_back.due_in_s()) is not None:
+                self._look_again(due_in_s)
             return
         self._looks += 1
         # A pause is most often complete within milliseconds; where it is not, nobody is helped by a busy loop.
@@ -299,7 +301,7 @@ class Hands:
 
     def count_reserved(self) -> int:
         """How many messages are in hand and not started, ETA ones included; from any thread."""
-        return celery_inside.count_reserved(self.worker)
+        return celery_inside.count_reserved(self.worker) + self.way_back.count_in_hand()
 
     def enforces(self) -> tuple[str, ...]:
         """The kinds of scope whose holds are obeyed here."""

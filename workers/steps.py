@@ -61,7 +61,7 @@ class Member:
             needs_fresh_boot=settings.BOOT_POLICY.read(environ) == "fresh",
         )
         cell = Cell()
-        sides = sides_of(worker, cell)
+        sides = sides_of(worker, cell, in_hand_s=settings.IN_HAND_S.read(environ))
         self.worker = worker
         self.incarnation = str(uuid.uuid4())
         self.host = settings.HOST.read_or_none(environ) or host_of(worker.hostname)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery, Task, signals
+from kombu import Exchange, Queue
 
 from sluicegate import resumable
 from sluicegate.workers.checkpoints import Yielded
@@ -30,6 +31,9 @@ PREFETCH = "FLEET_PREFETCH"
 VISIBILITY_S = "FLEET_VISIBILITY_TIMEOUT_S"
 SLOW_START_MS = "FLEET_SLOW_START_MS"
 PRIORITIES = "FLEET_PRIORITIES"
+QUEUE_TYPE = "FLEET_QUEUE_TYPE"
+DELIVERY_LIMIT = "FLEET_DELIVERY_LIMIT"
+MAX_PRIORITY = "FLEET_MAX_PRIORITY"
 
 MODULE = __name__
 PR_SET_PDEATHSIG = 1
@@ -37,7 +41,8 @@ PR_SET_PDEATHSIG = 1
 
 def make(environ: dict[str, str]) -> Celery:
     """The app as `environ` describes it; a sender needs the same broker and queue, and no plugin."""
-    fleet = Celery("fleet", broker=environ.get(BROKER, "redis://127.0.0.1:6379/0"), set_as_current=False)
+    broker = environ.get(BROKER, "redis://127.0.0.1:6379/0")
+    fleet = Celery("fleet", broker=broker, set_as_current=False)
     fleet.conf.update(
         task_acks_late=environ.get(ACKS_LATE) == "1",
         task_default_queue=environ.get(QUEUE, "celery"),
@@ -50,7 +55,22 @@ def make(environ: dict[str, str]) -> Celery:
             **({"priority_steps": [0, 3, 6, 9]} if environ.get(PRIORITIES) == "1" else {}),
         },
     )
+    if broker.startswith("amqp"):
+        # What a sender was not told to be there is not sent: the checker counts on it.
+        fleet.conf.broker_transport_options = {"confirm_publish": True}
+        fleet.conf.task_queues = [_rabbit_queue(environ)]
     return fleet
+
+
+def _rabbit_queue(environ: dict[str, str]) -> Queue:
+    """A topic exchange: Celery's delayed delivery on quorum queues leaves direct exchanges out."""
+    name = environ.get(QUEUE, "celery")
+    arguments: dict[str, Any] = {"x-queue-type": environ.get(QUEUE_TYPE, "classic")}
+    if limit := environ.get(DELIVERY_LIMIT):
+        arguments["x-delivery-limit"] = int(limit)
+    if most := environ.get(MAX_PRIORITY):
+        arguments["x-max-priority"] = int(most)
+    return Queue(name, Exchange(name, type="topic"), routing_key=name, queue_arguments=arguments)
 
 
 app = make(dict(os.environ))

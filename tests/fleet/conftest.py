@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from sluicegate.control.client import Client
 from sluicegate.control.stack import Stack
 from sluicegate.schemas.settings import TOKEN
+from tests.fleet.rabbit import Rabbit, missing
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +22,26 @@ def one_stack() -> Iterator[Stack]:
         Stack(Path(directory), durable=False) as stack,
     ):
         yield stack
+
+
+@pytest.fixture(scope="session")
+def one_rabbit() -> Iterator[Rabbit]:
+    if (why := missing()) is not None:
+        # Where everything is installed on purpose, a test that did not run is a failure.
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(why)
+    with (
+        tempfile.TemporaryDirectory(prefix="sluicegate-rabbit-", ignore_cleanup_errors=True) as directory,
+        Rabbit(Path(directory)) as rabbit,
+    ):
+        yield rabbit
+
+
+@pytest.fixture
+def rabbit(one_rabbit: Rabbit) -> Rabbit:
+    """A running RabbitMQ. A test may stop, kill or freeze it."""
+    one_rabbit.thaw()
+    one_rabbit.start()
+    return one_rabbit
 
 
 @pytest.fixture

@@ -34,8 +34,10 @@ from sluicegate.schemas import settings
 from sluicegate.schemas.api import ChangeAnswer
 from tests.fleet import app as fleet_app
 from tests.fleet import broker
-from tests.fleet.broker import Contents
+from tests.fleet.broker import Contents, Message
 from tests.fleet.checker import Call, Drained, Evidence, Sent, Verdict, check
+from tests.fleet.rabbit import Rabbit
+from tests.fleet.rabbit_queue import RabbitQueue
 from tests.fleet.records import ItemDone, Reader, Record, microseconds, read_items
 from tests.fleet.waiting import NotInTime, stays, until
 from tests.fleet.watch import Watch, Word, by_redis
@@ -125,6 +127,9 @@ class Fleet:
     `plugin=False` is plain Celery. `pool` is what `celery worker -P` takes. `prefetch` is Celery's multiplier.
     `environ` is added to what each worker gets; `host` is what stands behind the `@` of nodenames, for those who
     read them. Where the body of the `with` fails, the ends of all logs go to stderr.
+
+    The broker is the stack's Valkey, or `rabbit`, with a queue of `queue_type`. The state of the fleet is in the
+    stack's Valkey either way.
     """
 
     def __init__(
@@ -138,6 +143,8 @@ class Fleet:
         visibility_s: int = 3600,
         host: str | None = None,
         environ: Mapping[str, str] | None = None,
+        rabbit: Rabbit | None = None,
+        queue_type: str = "classic",
     ) -> None:
         number = next(_numbers)
         self.stack = stack
@@ -158,8 +165,12 @@ class Fleet:
         self._client = Client(stack.url, stack.environ[settings.TOKEN.name])
         broker_url = stack.environ[settings.BROKER_URL.name]
         self.redis = redis.Redis.from_url(broker_url)
+        self.rabbit_queue = RabbitQueue(rabbit, self.queue, queue_type) if rabbit else None
+        self._acks_late = acks_late
+        self._extra = dict(environ or {})
         self._ours = {
-            fleet_app.BROKER: broker_url,
+            fleet_app.BROKER: rabbit.url if rabbit else broker_url,
+            fleet_app.QUEUE_TYPE: queue_type,
             fleet_app.QUEUE: self.queue,
             fleet_app.RECORDS: str(self.records.path),
             fleet_app.PLUGIN: "1" if plugin else "0",
@@ -174,8 +185,7 @@ class Fleet:
             **{name: stack.environ[name] for name in _WORKER_SETTINGS},
             settings.STATE_DIR.name: str(self.directory / "state"),
         }
-        self._extra = dict(environ or {})
-        self.sender: Celery = fleet_app.make(self._ours)
+        self.sender: Celery = fleet_app.make({**self._ours, **self._extra})
 
     # --- life ---
 
@@ -207,6 +217,9 @@ class Fleet:
         # Where the broker is gone, so are its messages.
         with suppress(redis.RedisError):
             self.redis.flushdb()
+        if self.rabbit_queue is not None:
+            with suppress(OSError):
+                self.rabbit_queue.delete()
 
     def show_logs(self) -> None:
         """The end of every log, to stderr, where pytest keeps it for a failed test."""
@@ -307,11 +320,43 @@ class Fleet:
 
     def depth(self) -> int:
         """How many messages wait in the queue."""
+        if self.rabbit_queue is not None:
+            return self.rabbit_queue.counts()[0]
         return broker.depth(self.redis, self.queue)
 
     def contents(self) -> Contents:
         """What lies in the broker."""
+        if self.rabbit_queue is not None:
+            return self._contents_of(self.rabbit_queue)
         return broker.read(self.redis, self.queue)
+
+    def _contents_of(self, queue: RabbitQueue) -> Contents:
+        """RabbitMQ says how many messages are unacknowledged; which, is found by elimination.
+
+        They are of those that were sent, do not lie in the queue and are not done: where one of these was lost, too
+        few are left, and the checker is told of a message that it never heard of. What a paused worker keeps in hand
+        of a quorum queue, and does not run, comes first when the gate opens or the worker dies: it is shown at the
+        head of the queue.
+        """
+        messages, unacked = queue.read()
+        running = self.running()
+        gone = {message.seq for message in messages} | self.ended()
+        if not self._acks_late:
+            gone |= running
+        missing = [sent.seq for sent in list(self.sent) if sent.seq not in gone]
+        found = sorted(missing, key=lambda seq: (seq not in running, seq))[:unacked]
+        found += [-1 - number for number in range(unacked - len(found))]
+        held = [seq for seq in found if seq >= 0 and seq not in running] if queue.kind == "quorum" else []
+        return Contents(
+            queued=(*(Message("", seq) for seq in held), *(Message("", message.seq) for message in messages)),
+            unacked=tuple(Message("", seq) for seq in found if seq not in held),
+        )
+
+    def count_unacked(self) -> int:
+        """How many messages were delivered and are not acknowledged."""
+        if self.rabbit_queue is not None:
+            return self.rabbit_queue.counts()[1]
+        return len(self.contents().unacked)
 
     def started(self) -> set[int]:
         """The numbers of the tasks that have started."""
@@ -362,7 +407,7 @@ class Fleet:
         """Return once every task that was sent is done, and the broker knows it."""
         until(
             "every task is done",
-            lambda: {sent.seq for sent in self.sent} <= self.ended() and not self.contents().unacked,
+            lambda: {sent.seq for sent in self.sent} <= self.ended() and not self.count_unacked(),
             within_s=within_s,
             every_s=0.02,
         )

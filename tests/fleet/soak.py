@@ -1,6 +1,6 @@
 """The soak: many pauses of a busy worker, each judged by the checker.
 
-    python -m tests.fleet.soak --pauses 1000 [--pool threads] [--durable] [--json]
+    python -m tests.fleet.soak --pauses 1000 [--pool threads] [--broker rabbitmq --queue-type quorum] [--durable]
 
 One worker (two slots; a solo worker has one) is kept busy with tasks of 1 to 30 ms; the pauses are shared out over
 early and late acknowledgement and prefetch 1 and 4. Reported: starts after acknowledgement, lost, duplicated,
@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -33,6 +34,7 @@ from sluicegate.control.stack import Stack
 from sluicegate.schemas.errors import SluicegateError
 from tests.fleet.checker import PauseTimes, Verdict
 from tests.fleet.harness import Feeder, Fleet
+from tests.fleet.rabbit import Rabbit
 
 SLOTS = {"prefork": 2, "threads": 2, "gevent": 2, "solo": 1}
 SHORTEST_S, LONGEST_S = 0.001, 0.030
@@ -124,23 +126,34 @@ def run(
     say: Callable[[str], None],
     *,
     pool: str = "prefork",
+    queue_type: str | None = None,
     durable: bool = False,
     seed: int | None = None,
 ) -> dict[str, Any]:
-    """Run the soak; the facts."""
+    """Run the soak; the facts. `queue_type`: of a queue of a RabbitMQ; None for Valkey."""
     began = time.monotonic()
     tally = Tally()
     chance = random.Random(seed)
     with (
         tempfile.TemporaryDirectory(prefix="sluicegate-soak-", ignore_cleanup_errors=True) as directory,
         Stack(Path(directory) / "stack", durable=durable, actor="soak") as stack,
+        Rabbit(Path(directory) / "rabbit") if queue_type else nullcontext() as rabbit,
     ):
         for number, (acks_late, prefetch) in enumerate(MODES):
             share = pauses // len(MODES) + (number < pauses % len(MODES))
             if not share:
                 continue
-            with Fleet(stack, pool=pool, acks_late=acks_late, prefetch=prefetch, host="soak") as fleet:
-                say(f"{pool}, {'late' if acks_late else 'early'} acknowledgement, prefetch {prefetch}: {share} pauses")
+            with Fleet(
+                stack,
+                pool=pool,
+                acks_late=acks_late,
+                prefetch=prefetch,
+                host="soak",
+                rabbit=rabbit,
+                queue_type=queue_type or "",
+            ) as fleet:
+                what = f"{pool}, {queue_type} queue on RabbitMQ" if queue_type else pool
+                say(f"{what}, {'late' if acks_late else 'early'} acknowledgement, prefetch {prefetch}: {share} pauses")
                 fleet.watch()
                 fleet.start(slots=SLOTS[pool])
                 fleet.wait_open()
@@ -208,6 +221,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fleet.soak", description="Pause a busy worker often.")
     parser.add_argument("--pauses", type=_at_least_one, default=1000, help="how many (default: %(default)s)")
     parser.add_argument("--pool", choices=sorted(SLOTS), default="prefork", help="of the worker (default: %(default)s)")
+    parser.add_argument("--broker", choices=("valkey", "rabbitmq"), default="valkey", help="(default: %(default)s)")
+    parser.add_argument(
+        "--queue-type",
+        choices=("classic", "quorum"),
+        default="classic",
+        help="of the queue on RabbitMQ (default: %(default)s)",
+    )
     parser.add_argument("--durable", action="store_true", help="with Postgres as safe as in production")
     parser.add_argument("--seed", type=int, help="of the tasks' lengths and the moments of the pauses")
     parser.add_argument("--json", action="store_true", help="print the facts as one JSON object")
@@ -219,7 +239,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{time.monotonic() - began:6.1f} s  {text}", file=sys.stderr, flush=True)
 
     try:
-        facts = run(options.pauses, say, pool=options.pool, durable=options.durable, seed=options.seed)
+        queue_type = options.queue_type if options.broker == "rabbitmq" else None
+        facts = run(
+            options.pauses, say, pool=options.pool, queue_type=queue_type, durable=options.durable, seed=options.seed
+        )
     except KeyboardInterrupt:
         print("soak: interrupted; everything it started has been stopped", file=sys.stderr)
         return 130

@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from importlib.metadata import version
 
+import amqp
 import billiard.pool
 import gevent.pool
 import pytest
@@ -21,13 +22,21 @@ from celery.concurrency import asynpool, base, prefork, solo, thread
 from celery.concurrency import gevent as green
 from celery.worker import WorkController, components, loops, request, state, strategy
 from celery.worker.consumer import Consumer, tasks
+from kombu import messaging
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 from kombu.asynchronous.timer import Timer
-from kombu.transport import redis, virtual
+from kombu.transport import pyamqp, redis, virtual
 from kombu.utils.limits import TokenBucket
 
 from sluicegate.schemas.errors import InvalidSetting
-from sluicegate.workers.celery_inside import READ_FROM, _eta_tickets, _resume_at, has_entered, sides_of
+from sluicegate.workers.celery_inside import (
+    READ_FROM,
+    AmqpWayBack,
+    _eta_tickets,
+    _resume_at,
+    has_entered,
+    sides_of,
+)
 from sluicegate.workers.cell import Cell
 
 READ_AGAIN = "changed: read workers/celery_inside.py again against this version"
@@ -125,6 +134,20 @@ def test_the_installed_version_is_one_that_was_read(package):
         (virtual.Channel.basic_consume, "self.connection._callbacks[queue] = _callback"),
         (virtual.Channel.basic_consume, "self._active_queues.append(queue)"),
         (virtual.QoS.__init__, "self._quick_ack = self._dirty.add"),
+        # AMQP: a consumer's callback is found by its tag until the broker has confirmed its cancel.
+        (amqp.Channel._on_basic_deliver, "fun = self.callbacks[consumer_tag]"),
+        (amqp.Channel._on_basic_cancel_ok, "self._remove_tag(consumer_tag)"),
+        (amqp.Channel._remove_tag, "self.callbacks.pop(consumer_tag, None)"),
+        (amqp.Channel.basic_cancel, "self.no_ack_consumers.discard(consumer_tag)"),
+        (amqp.Channel.basic_cancel, "spec.Basic.Cancel, argsig, (consumer_tag, nowait)"),
+        (amqp.Channel._setup_listeners, "spec.Basic.CancelOk: self._on_basic_cancel_ok"),
+        (messaging.Consumer._basic_consume, "tag = self._active_tags.get(queue.name)"),
+        (messaging.Consumer._basic_consume, "queue.consume(tag, self._receive_callback,"),
+        (messaging.Consumer._receive_callback, "return on_m(message) if on_m else self.receive(decoded, message)"),
+        (messaging.Consumer.cancel, "for tag in self._active_tags.values(): cancel(tag) self._active_tags.clear()"),
+        (pyamqp.Channel.message_to_python, "return self.Message(raw_message, channel=self)"),
+        (pyamqp.Message.__init__, "headers=props.get('application_headers') or {}"),
+        (pyamqp.Transport, "driver_name = 'py-amqp'"),
     ],
 )
 def test_the_line_that_is_relied_on_stands_where_it_was_read(what, says):
@@ -285,11 +308,18 @@ def test_each_pool_that_is_held_has_its_side(pool):
     assert sides.pool.name == pool
 
 
+@pytest.mark.parametrize("url", ["amqp://127.0.0.1:1//", "pyamqp://127.0.0.1:1//", "amqps://127.0.0.1:1//"])
+def test_each_broker_that_is_held_has_its_side(url):
+    sides = sides_of(Stranger(url), Cell())
+    sides.loop.close()
+    assert isinstance(sides.way_back, AmqpWayBack)
+
+
 @pytest.mark.parametrize(
     ("worker", "field"),
     [
         (Stranger("memory://"), "broker_url"),
-        (Stranger("amqp://127.0.0.1:1//"), "broker_url"),
+        (Stranger("filesystem://"), "broker_url"),
         (Stranger(ack_emulation=False), "broker_transport_options"),
     ],
 )
