@@ -9,8 +9,10 @@ import pytest
 from kombu import Connection, Exchange, Queue
 
 from sluicegate.control.broker import Broker
+from sluicegate.control.client.answers import Reply
 from sluicegate.control.door import COMMAND, SecondDoor
 from sluicegate.control.stack import Stack
+from sluicegate.schemas.api import ChangeAnswer
 from sluicegate.schemas.settings import IN_HAND_S
 from sluicegate.schemas.snapshots import Edition
 from tests.fleet import app as fleet_app
@@ -284,3 +286,33 @@ def test_the_second_door_opens_on_rabbitmq(rabbit: Rabbit) -> None:
     assert message is not None
     assert message.payload["method"] == COMMAND
     assert message.payload["arguments"] == {"epoch": 1, "version": 7}
+
+
+def wait_applied(fleet: Fleet, answer: Reply[ChangeAnswer]) -> None:
+    """Return once the one worker says that this order is in force."""
+    until("it is in force", lambda: fleet.words()[0].edition[1] >= answer.body.system.version)
+
+
+@pytest.mark.parametrize("queue_type", QUEUE_TYPES)
+def test_s1_s5_s6_holds_on_a_task_and_on_a_queue_act_on_those_alone(
+    stack: Stack, rabbit: Rabbit, queue_type: str
+) -> None:
+    """R-B8: a held task is kept in hand and the others of its queue run; a held queue starts nothing."""
+    with Fleet(stack, rabbit=rabbit, queue_type=queue_type) as fleet:
+        fleet.watch()
+        fleet.start()
+        fleet.wait_open()
+        wait_applied(fleet, fleet.client.pause(mode="drain", reason="test", scope="task:fleet.limited"))
+        held = {fleet.send("limited", waits=True) for _ in range(3)}
+        others = set(fleet.send_naps(20, 0.01))
+        until("the others are done", lambda: fleet.ended() == others)
+        assert fleet.count_unacked() == 3
+        wait_applied(fleet, fleet.client.pause(mode="drain", reason="test", scope=f"queue:{fleet.queue}"))
+        fleet.client.resume(reason="test", scope="task:fleet.limited", force=True)
+        more = set(fleet.send_naps(10, 0.01))
+        fleet.stays_still(for_s=0.7)
+        fleet.client.resume(reason="test", scope=f"queue:{fleet.queue}", force=True)
+        until("all are done", lambda: fleet.ended() == others | held | more)
+        until("RabbitMQ knows", lambda: fleet.count_unacked() == 0)
+        starts = [record.seq for record in fleet.read_records() if record.event == "start"]
+    assert sorted(starts) == sorted(others | held | more)
