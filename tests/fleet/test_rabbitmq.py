@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 
 import pytest
 from kombu import Connection, Exchange, Queue
@@ -316,3 +317,26 @@ def test_s1_s5_s6_holds_on_a_task_and_on_a_queue_act_on_those_alone(
         until("RabbitMQ knows", lambda: fleet.count_unacked() == 0)
         starts = [record.seq for record in fleet.read_records() if record.event == "start"]
     assert sorted(starts) == sorted(others | held | more)
+
+
+@pytest.mark.parametrize(("queue_type", "acks_late"), [("classic", False), ("quorum", True)])
+def test_s5_s6_tasks_that_yield_at_a_checkpoint_go_on_where_they_stopped(
+    stack: Stack, rabbit: Rabbit, queue_type: str, acks_late: bool
+) -> None:
+    """R-B5: one that was acknowledged early is sent again, one that was not comes back as it was."""
+    with Fleet(stack, rabbit=rabbit, queue_type=queue_type, acks_late=acks_late) as fleet:
+        fleet.watch()
+        fleet.start()
+        fleet.wait_open()
+        tasks = [fleet.send("steps_yield", 12, 0.1) for _ in range(4)]
+        until("some items are done", lambda: len(fleet.items()) >= 5)
+        fleet.pause(mode="quiesce")
+        fleet.wait_acknowledged()
+        until("the running tasks have stopped", lambda: not fleet.words()[0].running, within_s=5)
+        before = len(fleet.items())
+        fleet.stays_still(for_s=0.6)
+        assert len(fleet.items()) == before
+        fleet.resume()
+        fleet.wait_done()
+        done = Counter((item.seq, item.item) for item in fleet.items())
+    assert done == {(task, item): 1 for task in tasks for item in range(12)}
