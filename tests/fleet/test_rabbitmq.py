@@ -88,8 +88,8 @@ def test_s1_s4_s5_a_worker_killed_while_paused_and_started_again_starts_nothing(
         before = fleet.wait_drained().contents
         held = fleet.count_unacked()
         assert held == (PREFETCH * SLOTS if queue_type == "quorum" else 0)
+        until("its heartbeat tells of them", lambda: fleet.words()[0].reserved == held)
         (old,) = fleet.words()
-        assert old.reserved == held
         worker.kill()
         until("RabbitMQ has noticed", lambda: fleet.count_unacked() == 0)
         assert fleet.contents() == before
