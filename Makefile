@@ -18,10 +18,10 @@ export SLUICEGATE_MAKE_STATE_DIR = $(value STATE_DIR)
 JOIN = if [ -r "$$SLUICEGATE_MAKE_STATE_DIR/env" ]; then . "$$(cd "$$SLUICEGATE_MAKE_STATE_DIR" && pwd)/env"; fi
 ORDER = $${SLUICEGATE_MAKE_REASON:+"--reason=$$SLUICEGATE_MAKE_REASON"}
 
-.PHONY: help demo demo-json up pause resume status test check floor model bench bench-scale soak lock clean venv
+.PHONY: help demo demo-json up pause resume status test check floor model bench bench-scale soak celery-suite lock clean venv
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(READY) ## A real fleet pauses, loses a worker and its broker, resumes, and proves that nothing was lost
 	@$(BIN)/python -m tests.fleet.demo $(ARGS)
@@ -66,6 +66,9 @@ bench-scale: $(READY) ## Measure a pause on 10 to 10,000 followers, beside a bar
 
 soak: $(READY) ## Pause a busy worker N times: make soak N=1000
 	@$(BIN)/python -m tests.fleet.soak --pauses $(N) $(ARGS)
+
+celery-suite: $(READY) ## Celery's own canvas and task tests, on plain Celery and with the plugin
+	@$(BIN)/python -m tests.celery_suite $(ARGS)
 
 lock: $(READY) ## Write requirements.lock anew from pyproject.toml: the newest versions, with hashes
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
