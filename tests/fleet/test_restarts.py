@@ -249,3 +249,44 @@ def test_l4_a_worker_lost_with_work_on_it_is_unknown_and_never_counted_as_draine
 
 def _connected(log: str) -> list[str]:
     return re.findall(r"Connected to redis", log)
+
+
+@pytest.mark.parametrize("acks_late", [False, True], ids=["early", "late"])
+def test_s1_s5_an_idle_child_killed_while_paused_is_replaced_behind_the_gate(stack: Stack, acks_late: bool) -> None:
+    """S1, S5: Celery starts another child, which starts nothing before the resume."""
+    with Fleet(stack, acks_late=acks_late) as fleet:
+        _busy_then_drained(fleet)
+        before = fleet.contents()
+        parent = psutil.Process(fleet.workers["w1"].pid)
+        old = {child.pid for child in parent.children()}
+        psutil.Process(min(old)).kill()
+        until("another child is there", lambda: len({c.pid for c in parent.children()} - old) >= 1)
+        fleet.stays_still(for_s=0.7)
+        assert fleet.contents() == before
+        fleet.resume()
+        fleet.wait_done()
+        verdict = fleet.check()
+    assert verdict.broken == {}
+    assert verdict.ended == 60
+
+
+@pytest.mark.parametrize("acks_late", [False, True], ids=["early", "late"])
+def test_s1_s4_s5_a_parent_killed_alone_while_paused_loses_nothing(stack: Stack, acks_late: bool) -> None:
+    """S1, S4, S5: its children go with it or are idle; the next life of the worker stays behind the gate."""
+    with Fleet(stack, acks_late=acks_late) as fleet:
+        _busy_then_drained(fleet)
+        before = fleet.contents()
+        (old,) = fleet.words()
+        fleet.workers["w1"].send(signal.SIGKILL)
+        until("the parent is gone", lambda: not fleet.workers["w1"].is_running)
+        fleet.workers["w1"].kill()
+        fleet.restart()
+        until("the new life is seen", lambda: fleet.words()[0].incarnation != old.incarnation)
+        fleet.wait_acknowledged()
+        fleet.stays_still(for_s=0.7)
+        assert fleet.contents() == before
+        fleet.resume()
+        fleet.wait_done()
+        verdict = fleet.check()
+    assert verdict.broken == {}
+    assert verdict.ended == 60

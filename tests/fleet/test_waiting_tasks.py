@@ -125,3 +125,29 @@ def test_s5_s6_a_pause_longer_than_the_visibility_timeout_duplicates_nothing(sta
         verdict = fleet.check()
     assert verdict.broken == {}
     assert verdict.starts == 64
+
+
+@pytest.mark.parametrize("acks_late", [False, True], ids=["early", "late"])
+def test_s5_s6_a_pause_of_ten_visibility_timeouts_runs_nothing_twice(stack: Stack, acks_late: bool) -> None:
+    """Plain tasks, countdowns that fall due meanwhile, and a second worker that would take what is overdue (2 s)."""
+    with Fleet(stack, acks_late=acks_late, visibility_s=2) as fleet:
+        fleet.watch()
+        fleet.start()
+        fleet.wait_open()
+        fleet.send_naps(80, 0.02)
+        fleet.wait_started(10)
+        # Only now: what a worker holds for longer than the timeout is given out again by plain Celery, pause or no.
+        for _ in range(6):
+            fleet.send("nap", 0.02, countdown_s=0.5)
+            fleet.send("nap", 0.02, countdown_s=8.0)
+        call = fleet.pause()
+        fleet.wait_drained()
+        fleet.start("w2")
+        fleet.wait_acknowledged()
+        until("ten timeouts have passed", lambda: time.time() > call.at_us / 1e6 + 20.0, within_s=30)
+        assert not fleet.contents().unacked
+        fleet.resume()
+        fleet.wait_done()
+        verdict = fleet.check()
+    assert verdict.broken == {}
+    assert verdict.starts == 92
