@@ -68,6 +68,13 @@ def measured() -> str:
             "",
         ),
         (
+            "`checkpoint()` in a pool child, running (median)",
+            f"{check.checkpoint_ns:.0f} ns",
+            f"Redis GET {check.redis_get_ns / 1000:.0f} µs",
+            f"1 : {check.redis_get_ns / check.checkpoint_ns:,.0f}",
+            "≤ 300 ns",
+        ),
+        (
             f"no-op tasks a second, prefork, {throughput.SLOTS} slots (median of {len(speed.ratios)} pairs)",
             f"{speed.plugin_per_s:,.0f}",
             f"plain Celery {speed.vanilla_per_s:,.0f}",

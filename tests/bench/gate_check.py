@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from sluicegate.schemas.holds import Holds
 from sluicegate.schemas.scopes import Claim
 from sluicegate.schemas.snapshots import Snapshot
 from sluicegate.workers.cell import Cell
+from sluicegate.workers.checkpoints import checkpoint, open_station
 from sluicegate.workers.gate import Gate
 
 ROUNDS = 200
@@ -23,10 +25,15 @@ GETS = 2_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateCheck:
-    """Medians in nanoseconds. `check_ns`: the gate's check and critical section around a start of nothing."""
+    """Medians in nanoseconds.
+
+    `check_ns`: the gate's check and critical section around a start of nothing. `checkpoint_ns`: a `checkpoint()` in a
+    pool child, forked from here, while nothing is quiesced.
+    """
 
     check_ns: float
     read_ns: float
+    checkpoint_ns: float
     redis_get_ns: float
 
     @property
@@ -49,8 +56,24 @@ def measure(redis_url: str) -> GateCheck:
     return GateCheck(
         check_ns=_per_call(lambda: gate.pass_through(_start, None)),
         read_ns=_per_call(lambda: cell.is_open),
+        checkpoint_ns=_in_a_child(cell),
         redis_get_ns=statistics.median(gets),
     )
+
+
+def _in_a_child(cell: Cell) -> float:
+    open_station(None, cell.words)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, str(_per_call(checkpoint)).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        measured = float(answer.read())
+    os.waitpid(child, 0)
+    open_station(None, [0])
+    return measured
 
 
 def _per_call(call: Callable[[], object]) -> float:
