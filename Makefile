@@ -18,7 +18,7 @@ export SLUICEGATE_MAKE_STATE_DIR = $(value STATE_DIR)
 JOIN = if [ -r "$$SLUICEGATE_MAKE_STATE_DIR/env" ]; then . "$$(cd "$$SLUICEGATE_MAKE_STATE_DIR" && pwd)/env"; fi
 ORDER = $${SLUICEGATE_MAKE_REASON:+"--reason=$$SLUICEGATE_MAKE_REASON"}
 
-.PHONY: help demo demo-json up pause resume status test check floor model bench bench-scale soak celery-suite lock clean venv
+.PHONY: help demo demo-json demo-quiesce up pause resume status test check floor model bench bench-scale soak celery-suite lock clean venv
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -28,6 +28,9 @@ demo: $(READY) ## A real fleet pauses, loses a worker and its broker, resumes, a
 
 demo-json: $(READY) ## The same facts as one JSON object
 	@$(BIN)/python -m tests.fleet.demo --json $(ARGS)
+
+demo-quiesce: $(READY) ## Long tasks are quiesced, a worker is killed, and every item is done exactly once
+	@$(BIN)/python -m tests.fleet.demo_quiesce $(ARGS)
 
 up: $(READY) ## Postgres, Valkey and the control plane in the foreground; Ctrl-C stops them
 	@SLUICEGATE_STATE_DIR="$$SLUICEGATE_MAKE_STATE_DIR" exec $(BIN)/sluicegate up $(ARGS)
