@@ -18,7 +18,7 @@ export SLUICEGATE_MAKE_STATE_DIR = $(value STATE_DIR)
 JOIN = if [ -r "$$SLUICEGATE_MAKE_STATE_DIR/env" ]; then . "$$(cd "$$SLUICEGATE_MAKE_STATE_DIR" && pwd)/env"; fi
 ORDER = $${SLUICEGATE_MAKE_REASON:+"--reason=$$SLUICEGATE_MAKE_REASON"}
 
-.PHONY: help demo demo-json demo-quiesce up pause resume status test check floor model bench bench-scale soak celery-suite lock clean venv
+.PHONY: help demo demo-json demo-quiesce up pause resume status test check floor model simulate bench bench-scale soak celery-suite lock clean venv
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +60,9 @@ floor: $(READY) ## The tests of the gate on the oldest versions that we promise:
 
 model: $(READY) ## Check the gate's model with Spin: the design holds, every mutant fails
 	@$(BIN)/python -m tests.model.checking $(ARGS)
+
+simulate: $(READY) ## Simulate fleets from seeds: make simulate ARGS="--seeds 1000 --workers 10000"
+	@$(BIN)/python -m tests.simulation $(ARGS)
 
 bench: $(READY) ## Measure, each number beside its reference in the same run
 	@$(BIN)/python -m tests.bench $(ARGS)
