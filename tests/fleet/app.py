@@ -34,6 +34,7 @@ PRIORITIES = "FLEET_PRIORITIES"
 QUEUE_TYPE = "FLEET_QUEUE_TYPE"
 DELIVERY_LIMIT = "FLEET_DELIVERY_LIMIT"
 MAX_PRIORITY = "FLEET_MAX_PRIORITY"
+RESULTS = "FLEET_RESULT_BACKEND"
 
 MODULE = __name__
 PR_SET_PDEATHSIG = 1
@@ -42,7 +43,7 @@ PR_SET_PDEATHSIG = 1
 def make(environ: dict[str, str]) -> Celery:
     """The app as `environ` describes it; a sender needs the same broker and queue, and no plugin."""
     broker = environ.get(BROKER, "redis://127.0.0.1:6379/0")
-    fleet = Celery("fleet", broker=broker, set_as_current=False)
+    fleet = Celery("fleet", broker=broker, backend=environ.get(RESULTS), set_as_current=False)
     fleet.conf.update(
         task_acks_late=environ.get(ACKS_LATE) == "1",
         task_default_queue=environ.get(QUEUE, "celery"),
@@ -139,6 +140,17 @@ def digest(self: Task[Any, Any], seq: int, path: str) -> None:
     started = time.time()
     _record(self, Event.START, started, seq)
     _record(self, Event.END, time.time(), seq, note=digest_of(path))
+
+
+@app.task(bind=True, name="fleet.gather", ignore_result=False)
+def gather(self: Task[Any, Any], found: list[Any], seq: int, seconds: float) -> list[int]:
+    """What came before, made flat, and `seq` at its end: a canvas shows by its result what ran, and in which order."""
+    started = time.time()
+    _record(self, Event.START, started, seq)
+    time.sleep(seconds)
+    before = [number for part in found for number in (part if isinstance(part, list) else [part])]
+    _record(self, Event.END, time.time(), seq)
+    return [*before, seq]
 
 
 class Stepping(Task):  # type: ignore[type-arg]
