@@ -42,7 +42,9 @@ if TYPE_CHECKING:
 @options.reason
 @options.scope
 @options.option("--for", "span", metavar="SPAN", help="Release the hold after SPAN, such as 90s, 30m or 2h.")
-@options.option("--expires-at", metavar="TIME", help="Release it at TIME: ISO-8601 with a zone.")
+@options.option(
+    "--until", "--expires-at", "expires_at", metavar="TIME", help="Release it at TIME: ISO-8601 with a zone."
+)
 @options.option("--wait", "is_waiting", is_flag=True, help="Return when the fleet has drained, showing progress.")
 @options.option("--timeout", metavar="SPAN", help="With --wait: give up after SPAN (exit 3). Default: never.")
 @options.connection
@@ -124,10 +126,10 @@ def resume(
 
 def _expiry(span: str | None, expires_at: str | None) -> str | None:
     if span is not None and expires_at is not None:
-        raise InvalidInput("for", "give --for or --expires-at, not both")
+        raise InvalidInput("for", "give --for or --until, not both")
     if span is not None:
         return to_wire(datetime.now(UTC) + parse_span(span, "for"))
-    return None if expires_at is None else to_wire(from_wire(expires_at, "expires-at"))
+    return None if expires_at is None else to_wire(from_wire(expires_at, "until"))
 
 
 def _told(reply: Reply[ChangeAnswer], scope: Scope, as_json: bool) -> Exit:

@@ -76,9 +76,10 @@ def test_pause_says_what_holds_by_whom_since_when_and_why(control: Stub) -> None
 
 def test_a_span_becomes_the_time_of_expiry(control: Stub) -> None:
     call(control, *PAUSE, "--for", "2h")
-    call(control, *PAUSE, "--expires-at", "2030-01-01T01:00:00+01:00")
     assert control.asked[0][1]["expiresAt"].endswith("Z")
-    assert control.asked[1][1]["expiresAt"] == "2030-01-01T00:00:00.000000Z"
+    for option in ("--until", "--expires-at"):
+        call(control, *PAUSE, option, "2030-01-01T01:00:00+01:00")
+        assert control.asked[-1][1]["expiresAt"] == "2030-01-01T00:00:00.000000Z"
 
 
 def test_a_repeat_is_told_to_have_changed_nothing(control: Stub) -> None:
@@ -123,9 +124,9 @@ BAD = [
     ((*PAUSE, "--for", "2 hours"), "for:"),
     ((*PAUSE, "--for", "0s"), "for:"),
     ((*PAUSE, "--for", "999999999d"), "for:"),
-    ((*PAUSE, "--expires-at", "tomorrow"), "expires-at:"),
-    ((*PAUSE, "--expires-at", "2030-01-01T00:00:00"), "time zone"),
-    ((*PAUSE, "--for", "2h", "--expires-at", "2030-01-01T00:00:00Z"), "not both"),
+    ((*PAUSE, "--until", "tomorrow"), "until:"),
+    ((*PAUSE, "--until", "2030-01-01T00:00:00"), "time zone"),
+    ((*PAUSE, "--for", "2h", "--until", "2030-01-01T00:00:00Z"), "not both"),
     ((*PAUSE, "--timeout", "5m"), "timeout: belongs to --wait"),
     ((*PAUSE, "--wait", "--timeout", "soon"), "timeout:"),
     ((*PAUSE, "--nope"), "--nope"),
