@@ -48,16 +48,21 @@ class Broker:
         self._url = broker_url
         self._lock = threading.Lock()
         self._outage = Outage("queue depth")
-        self._last: tuple[float, frozenset[str], int | None] = (-1.0, frozenset(), None)
+        self._last: tuple[float, frozenset[str], dict[str, int] | None] = (-1.0, frozenset(), None)
 
     def depth(self, queues: Iterable[str]) -> int | None:
-        """Messages that are ready in `queues` together; None where the broker cannot be read.
+        """Messages that are ready in `queues` together; None where the broker cannot be read."""
+        found = self.depths(queues)
+        return None if found is None else sum(found.values())
+
+    def depths(self, queues: Iterable[str]) -> dict[str, int] | None:
+        """Messages that are ready in each of `queues`; None where the broker cannot be read.
 
         A queue that nobody declared yet holds none.
         """
         wanted = frozenset(queues)
         if not wanted:
-            return 0
+            return {}
         with self._lock:
             at, asked, found = self._last
             if asked != wanted or monotonic() - at > KEPT_FOR_S:
@@ -65,12 +70,12 @@ class Broker:
                 self._last = (monotonic(), wanted, found)
             return found
 
-    def _look(self, queues: frozenset[str]) -> int | None:
+    def _look(self, queues: frozenset[str]) -> dict[str, int] | None:
         try:
             with Connection(
                 self._url, connect_timeout=CONNECT_TIMEOUT_S, transport_options=transport_options(self._url)
             ) as connection:
-                found = sum(_depth(connection, queue) for queue in sorted(queues))
+                found = {queue: _depth(connection, queue) for queue in sorted(queues)}
         except Exception as error:  # whatever a transport raises: no figure is better than a wrong one
             self._outage.begin(error)
             return None

@@ -83,6 +83,28 @@ class Progress:
     metrics: Metrics
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """Every worker at one moment. `is_heard` False: Redis was away, and these are their last known words.
+
+    `forgotten`: those that an operator gave up, and that have not been heard of since.
+    """
+
+    workers: list[WorkerView]
+    at: datetime
+    is_heard: bool
+    forgotten: frozenset[str] = frozenset()
+
+    def present_in(self, scope: Scope) -> list[WorkerView]:
+        """The workers that have not left, and where work of `scope` could run."""
+        return [worker for worker in self.workers if worker.state is not WorkerState.GONE and worker.is_in(scope)]
+
+    def measure(self, scope: Scope, *, queued: int | None) -> Metrics:
+        """The metrics of `scope`, with a depth that was read elsewhere."""
+        source = SOURCE if self.is_heard else UNAVAILABLE.source
+        return measure(self.workers, queued=queued, source=source, scope=scope)
+
+
 class Fleet:
     """Reads heartbeats and keeps the database's memory of them. Thread-safe."""
 
@@ -99,20 +121,33 @@ class Fleet:
 
         The metrics are those of `scope`; all workers are listed.
         """
+        seen = self.look(truth, remembered)
+        return Progress(truth=truth, workers=seen.workers, metrics=self.measure(seen, scope))
+
+    def look(self, truth: Truth, remembered: Mapping[str, Remembered]) -> Seen:
+        """Every worker, at one moment."""
         heard = self._listen()
+        forgotten = frozenset(name for name, row in remembered.items() if row.is_forgotten)
         if heard is None:
-            workers = self._views({name: row.sighting for name, row in _present(remembered)}, truth, truth.now)
-            metrics = measure(workers, queued=None, source=UNAVAILABLE.source, scope=scope)
-            return Progress(truth=truth, workers=workers, metrics=metrics)
+            known = {name: row.sighting for name, row in _present(remembered)}
+            workers = self._views(known, truth, truth.now)
+            return Seen(workers=workers, at=truth.now, is_heard=False, forgotten=forgotten)
         now, entries = heard
-        workers = self._views(combined(entries, remembered), truth, now)
-        present = [worker for worker in workers if worker.state is not WorkerState.GONE and worker.is_in(scope)]
-        queues = {queue for worker in present for queue in worker.beat.queues}
+        known = combined(entries, remembered)
+        return Seen(
+            workers=self._views(known, truth, now), at=now, is_heard=True, forgotten=forgotten.difference(known)
+        )
+
+    def measure(self, seen: Seen, scope: Scope = GLOBAL) -> Metrics:
+        """The metrics of `scope`; asks the broker, unless Redis is away."""
+        depths = self.depths(seen, scope) if seen.is_heard else None
+        return seen.measure(scope, queued=None if depths is None else sum(depths.values()))
+
+    def depths(self, seen: Seen, scope: Scope = GLOBAL) -> dict[str, int] | None:
+        """What is ready in each queue where work of `scope` may wait; None where the broker cannot be read."""
         if scope.kind is ScopeKind.QUEUE:
-            queues = {scope.name}
-        queued = self._broker.depth(queues)
-        metrics = measure(workers, queued=queued, source=SOURCE, scope=scope)
-        return Progress(truth=truth, workers=workers, metrics=metrics)
+            return self._broker.depths({scope.name})
+        return self._broker.depths({queue for worker in seen.present_in(scope) for queue in worker.beat.queues})
 
     def fold(self) -> None:
         """Writes what Redis has into the database. Raises Unavailable."""

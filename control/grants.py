@@ -23,6 +23,7 @@ TABLES: Final[Mapping[str, str]] = {
     "namespaces": "select, insert, update (epoch, version, updated_at)",
     "holds": "select, insert, update",
     "control_events": f"select, insert ({_CHOSEN})",
+    "drains": "select, insert, update",
     "idempotency_keys": "select, insert, delete",
     "tokens": "select",
     "workers": "select, insert, update, delete",

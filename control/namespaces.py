@@ -10,8 +10,9 @@ from typing import Any
 from sqlalchemy import Connection, and_, func, select, text, true, update
 from sqlalchemy.dialects.postgresql import insert
 
-from sluicegate.control import events, holds
+from sluicegate.control import drains, events, holds
 from sluicegate.control.tables import BEATS, HOLDS, NAMESPACES
+from sluicegate.schemas.drains import Ending
 from sluicegate.schemas.errors import Unavailable
 from sluicegate.schemas.holds import Change, Holds
 from sluicegate.schemas.snapshots import MAX_EPOCH, Edition
@@ -109,6 +110,10 @@ def store(connection: Connection, truth: Truth, change: Change, event: events.Ev
         return truth
     if change.hold is not None:
         holds.store(connection, truth.namespace, change.hold, event.at)
+        if change.hold.released_at is None:
+            drains.begin(connection, truth.namespace, change.hold.id, change.holds.version, event.at)
+        else:
+            drains.end(connection, change.hold.id, Ending.RELEASED, event.at)
     _advance(connection, truth, Edition(truth.epoch, change.holds.version), event.at)
     events.record(connection, truth.namespace, event)
     return Truth(

@@ -7,6 +7,7 @@ published after the commit. Postgres is the truth: an order that could not be pu
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from sqlalchemy import Connection
 from sluicegate.control import answers, bodies, events, namespaces, sightings
 from sluicegate.control.answers import Ask
 from sluicegate.control.database import CommitUnknown, Database
+from sluicegate.control.draining import Draining
 from sluicegate.control.fleet import Fleet, Progress
 from sluicegate.control.namespaces import Truth
 from sluicegate.control.orders import PAUSE, Order, order_of
@@ -48,10 +50,13 @@ class _Outdated(Exception):
 class Pausing:
     """Pause, resume, expire and read one namespace. Thread-safe; several replicas may run at once."""
 
-    def __init__(self, *, database: Database, publisher: Publisher, fleet: Fleet, namespace: str) -> None:
+    def __init__(
+        self, *, database: Database, publisher: Publisher, fleet: Fleet, draining: Draining, namespace: str
+    ) -> None:
         self._database = database
         self._publisher = publisher
         self._fleet = fleet
+        self._draining = draining
         self._namespace = namespace
 
     def read(self, scope: Scope = GLOBAL) -> dict[str, Any]:
@@ -81,6 +86,8 @@ class Pausing:
         edition = Edition(done["system"]["epoch"], done["system"]["version"])
         # With Redis away, another second of waiting would tell nothing new: the loop publishes it.
         published = can_publish and self._publisher.publish_now(edition)
+        if order.action == PAUSE:
+            self._note_what_runs()
         metrics, warnings = self._after(order)
         return {
             "outcome": done["outcome"],
@@ -112,6 +119,12 @@ class Pausing:
             remembered = sightings.read(connection, self._namespace)
             tail = events.latest(connection, self._namespace)
         return self._fleet.progress(truth, remembered, scope), tail
+
+    def _note_what_runs(self) -> None:
+        """The fleet at the moment of the pause (R-C2). After the publication: no look may delay the order."""
+        # Where it cannot be had, the loop takes it as soon as it can, and the record says when that was.
+        with suppress(Unavailable):
+            self._draining.note()
 
     def _after(self, order: Order) -> tuple[Metrics, list[str]]:
         """The metrics of the order's scope, and what its giver should know about it."""

@@ -19,6 +19,7 @@ from sluicegate.control.broker import Broker
 from sluicegate.control.bus import Bus
 from sluicegate.control.database import Database
 from sluicegate.control.door import SecondDoor
+from sluicegate.control.draining import Draining
 from sluicegate.control.fleet import Fleet
 from sluicegate.control.http.app import Parts, build
 from sluicegate.control.loops import Loop
@@ -34,6 +35,7 @@ logger = logging.getLogger("sluicegate.control")
 START_S = 10.0
 STOP_S = 3.5
 EXPIRE_EVERY_S = 0.5
+DRAIN_EVERY_S = 0.5
 FOLD_EVERY_S = 2.0
 CLEAN_EVERY_S = 600.0
 
@@ -69,10 +71,18 @@ class ControlPlane:
         self.fleet = Fleet(
             database=self.database, bus=self.bus, broker=Broker(broker_url), namespace=namespace, lease=lease
         )
-        self.pausing = Pausing(database=self.database, publisher=self.publisher, fleet=self.fleet, namespace=namespace)
+        self.draining = Draining(database=self.database, fleet=self.fleet, namespace=namespace)
+        self.pausing = Pausing(
+            database=self.database,
+            publisher=self.publisher,
+            fleet=self.fleet,
+            draining=self.draining,
+            namespace=namespace,
+        )
         self._loops = [
             Loop("publish", self.publisher.beat, interval_s=interval_s),
             Loop("expire", self.pausing.expire_due, interval_s=EXPIRE_EVERY_S),
+            Loop("drain", self.draining.follow, interval_s=DRAIN_EVERY_S),
             Loop("fold", self.fleet.fold, interval_s=FOLD_EVERY_S),
             Loop("clean", self._clean, interval_s=CLEAN_EVERY_S),
         ]

@@ -135,6 +135,33 @@ IDEMPOTENCY_KEYS = Table(
 )
 """What each request of an actor was answered, for a day, so that a repeated one does nothing twice."""
 
+DRAINS = Table(
+    "drains",
+    METADATA,
+    Column("hold_id", Uuid, primary_key=True),
+    # The version that made the hold what it is; a hold that is altered gets a row more.
+    Column("version", BigInteger, primary_key=True),
+    Column("namespace", Text, nullable=False),
+    # When the hold was first placed.
+    Column("begun_at", MOMENT, nullable=False),
+    # Who ran what then, and what waited (schemas.drains.moment_of); null until the fleet was looked at.
+    Column("moment", JSONB),
+    # Each task that was running, and its fate (schemas.drains.Followed).
+    Column("tasks", JSONB, nullable=False),
+    Column("ended_at", MOMENT),
+    Column("ending", Text),
+    Column("receipt", JSONB),
+    CheckConstraint("num_nulls(ended_at, ending) in (0, 2)", name="ended_at_and_how_together"),
+    Index(
+        "uq_drains_under_way",
+        "namespace",
+        "hold_id",
+        unique=True,
+        postgresql_where=text("ended_at is null"),
+    ),
+)
+"""How each version of each hold got on; those with `ended_at` null are followed."""
+
 TOKENS = Table(
     "tokens",
     METADATA,

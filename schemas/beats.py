@@ -75,13 +75,31 @@ class RunningTask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class YieldedTask:
+    """A task that gave its slot back at a checkpoint, `at` by the worker's own clock."""
+
+    task: RunningTask
+    at: datetime
+
+    def to_wire(self) -> dict[str, Any]:
+        """As JSON, with camelCase keys."""
+        return self.task.to_wire() | {"yieldedAt": to_wire(self.at)}
+
+    @classmethod
+    def from_wire(cls, data: dict[str, Any]) -> Self:
+        """The inverse of `to_wire`; raises KeyError, TypeError or InvalidInput."""
+        return cls(task=RunningTask.from_wire(data), at=from_wire(data["yieldedAt"], "yieldedAt"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
     """One heartbeat.
 
     `applied` is the edition whose effect is complete: for a paused one, nothing can start any more; it is
     `NOTHING` until the first. `is_stale`: no fresh snapshot for longer than the stale lease. `queues` are
     those it consumes when it is open. `refused` counts states it would not obey, by error code. `enforces` names the
-    kinds of scope whose holds this worker obeys: any other hold is shown as not enforced there.
+    kinds of scope whose holds this worker obeys: any other hold is shown as not enforced there. `yielded`: the last
+    run of each task that gave its slot back at a checkpoint, while anything is held.
     """
 
     nodename: str
@@ -103,6 +121,7 @@ class Beat:
     refused: dict[str, int] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     enforces: tuple[str, ...] = ENFORCED_AT_FIRST
+    yielded: tuple[YieldedTask, ...] = ()
 
     def to_wire(self) -> dict[str, Any]:
         """As JSON, with camelCase keys."""
@@ -128,6 +147,7 @@ class Beat:
             "refused": dict(self.refused),
             "labels": dict(self.labels),
             "enforces": list(self.enforces),
+            "yielded": [one.to_wire() for one in self.yielded],
         }
 
     def encode(self) -> bytes:
@@ -161,6 +181,7 @@ class Beat:
                 refused={str(code): int(count) for code, count in data["refused"].items()},
                 labels={str(key): str(value) for key, value in data.get("labels", {}).items()},
                 enforces=tuple(str(kind) for kind in data.get("enforces", ENFORCED_AT_FIRST)),
+                yielded=tuple(YieldedTask.from_wire(one) for one in data.get("yielded", [])),
             )
         except InvalidInput:
             raise

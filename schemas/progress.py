@@ -25,6 +25,17 @@ class Sighting:
     seen_at: datetime
 
 
+def is_of(task: RunningTask, scope: Scope) -> bool:
+    """Does `scope` cover this task, on a worker that is in it? One whose queue is not known counts for every queue."""
+    match scope.kind:
+        case ScopeKind.QUEUE:
+            return task.queue in (None, scope.name)
+        case ScopeKind.TASK:
+            return task.name == scope.name
+        case _:
+            return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerView:
     """One worker as an operator sees it, at one moment."""
@@ -67,13 +78,7 @@ class WorkerView:
 
     def tasks_in(self, scope: Scope) -> tuple[RunningTask, ...]:
         """What runs here of this scope; a task whose queue is not known counts for every queue."""
-        match scope.kind:
-            case ScopeKind.QUEUE:
-                return tuple(task for task in self.beat.running if task.queue in (None, scope.name))
-            case ScopeKind.TASK:
-                return tuple(task for task in self.beat.running if task.name == scope.name)
-            case _:
-                return self.beat.running
+        return tuple(task for task in self.beat.running if is_of(task, scope))
 
     def to_wire(self) -> dict[str, Any]:
         """One element of `GET /api/workers`."""

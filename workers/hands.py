@@ -12,11 +12,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from redis.exceptions import ResponseError
 
-from sluicegate.schemas.beats import RunningTask
+from sluicegate.schemas.beats import RunningTask, YieldedTask
 from sluicegate.schemas.scopes import ScopeKind
 from sluicegate.schemas.snapshots import Edition
 from sluicegate.workers import celery_inside
@@ -54,6 +55,7 @@ class Hands:
         self._held: deque[Any] = deque()
         self._kept: list[Any] = []
         self._yielded: deque[Any] = deque()
+        self._last_yields: dict[str, YieldedTask] = {}
         self._kept_fresh_at = 0.0
         self._parked: dict[str, Any] = {}
         self._swept_at = 0.0
@@ -77,6 +79,8 @@ class Hands:
 
     def take_yielded(self, request: Any) -> None:
         """A task stopped at a checkpoint: its message must go back to the head of its queue; from any thread."""
+        task = celery_inside.running_task(request, is_waiting=False)
+        self._last_yields[request.id] = YieldedTask(task=task, at=datetime.now(UTC))
         self._yielded.append(request)
         self.wake()
 
@@ -298,6 +302,17 @@ class Hands:
         # On their way back, and not there yet: a fleet is not drained before they are.
         leaving = [celery_inside.running_task(request, is_waiting=False) for request in list(self._yielded)]
         return (*self.pool.forgotten(), *running, *leaving)
+
+    def yielded(self) -> tuple[YieldedTask, ...]:
+        """Which tasks gave their slot back at a checkpoint, while anything is held; from any thread.
+
+        Read after `running`: what is in neither has finished.
+        """
+        assert self.gate is not None
+        standing = self.gate.standing
+        if standing.is_open and not standing.scoped:
+            self._last_yields = {}
+        return tuple(self._last_yields.copy().values())
 
     def count_reserved(self) -> int:
         """How many messages are in hand and not started, ETA ones included; from any thread."""

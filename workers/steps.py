@@ -150,6 +150,7 @@ class Member:
         """What the heart sends."""
         # `applied` is read before `state`: a beat may report a pause late, never before it is complete.
         applied = self.gate.applied
+        running = () if is_goodbye else self.hands.running()
         return Beat(
             nodename=self.worker.hostname,
             incarnation=self.incarnation,
@@ -165,11 +166,12 @@ class Member:
             is_goodbye=is_goodbye,
             concurrency=self.worker.concurrency,
             queues=self.hands.queues(),
-            running=() if is_goodbye else self.hands.running(),
+            running=running,
             reserved=0 if is_goodbye else self.hands.count_reserved(),
             refused=dict(self.follower.refused),
             labels=self.labels,
             enforces=self.hands.enforces(),
+            yielded=self.hands.yielded(),
         )
 
     def info(self) -> dict[str, Any]:

@@ -266,8 +266,8 @@ def test_the_audit_is_searched_by_every_filter(world: World) -> None:
     assert search(action="pause", limit=1, offset=1) == [("pause", "applied")]
     assert search(cause="manual", scope="global", actor="alice") == [("pause", "applied")]
     assert search(worker="celery@a") == search(cause="budget") == []
-    page = alice.get("/api/audit", params={"limit": 1}).json()
-    assert (page["total"], page["limit"], page["offset"]) == (6, 1, 0)
+    page = alice.get("/api/audit", params={"action": "pause", "limit": 1}).json()
+    assert (page["total"], page["limit"], page["offset"]) == (2, 1, 0)
     moment = alice.get("/api/audit", params={"action": "resume"}).json()["events"][0]["createdAt"]
     assert search(since=moment) == [("resume", "applied")]
     assert ("resume", "applied") not in search(until=moment)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluicegate.schemas.beats import Beat, RunningTask, WorkerState
+from sluicegate.schemas.beats import Beat, RunningTask, WorkerState, YieldedTask
 from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.progress import Sighting, measure, view
 from sluicegate.schemas.snapshots import NOTHING, Edition
@@ -39,6 +39,7 @@ beats = st.builds(
     running=st.lists(tasks, max_size=3).map(tuple),
     reserved=st.integers(0, 9),
     refused=st.dictionaries(names, st.integers(0, 9), max_size=2),
+    yielded=st.lists(st.builds(YieldedTask, task=tasks, at=moments), max_size=2).map(tuple),
 )
 
 

@@ -1,0 +1,240 @@
+"""What became of the tasks that ran when a hold was placed: followed from look to look, summed up in a receipt. Pure.
+
+    running ── its worker, in the same life, runs it no more ──▶ finished (whatever its result)
+       ├────── and says that it gave it back at a checkpoint ──▶ yielded
+       └────── its worker was replaced or forgotten before that was seen ──▶ lost
+
+A fate never goes back to running: a look may be older than the one before it, and is then no evidence.
+(Finished may turn out to be yielded.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Self
+
+from sluicegate.schemas.beats import Beat, RunningTask, WorkerState
+from sluicegate.schemas.modes import Mode
+from sluicegate.schemas.progress import Metrics, WorkerView, is_of
+from sluicegate.schemas.scopes import Scope
+from sluicegate.schemas.times import from_wire_or_none, to_wire, to_wire_or_none
+
+
+class Fate(StrEnum):
+    """What became of a task."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    YIELDED = "yielded"
+    FORCED = "forced"
+    """Ended by an escalation; nothing of this version does that."""
+    LOST = "lost"
+
+
+class Ending(StrEnum):
+    """How the following of one version of a hold ended."""
+
+    DRAINED = "drained"
+    QUIESCED = "quiesced"
+    """As drained, but for tasks that wait at a checkpoint."""
+    RELEASED = "released"
+    """The hold was, before its scope had drained."""
+    ALTERED = "altered"
+    """The hold has another mode, reason or time since: the next version goes on from here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Followed:
+    """One task in one life of its worker, and its fate. `how`: of a lost one, what showed it."""
+
+    nodename: str
+    incarnation: str
+    task: RunningTask
+    fate: Fate = Fate.RUNNING
+    how: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What makes it the same run."""
+        return self.nodename, self.incarnation, self.task.id
+
+    @property
+    def is_waiting(self) -> bool:
+        """Does it stand at a checkpoint?"""
+        return self.fate is Fate.RUNNING and self.task.is_waiting
+
+    def to_wire(self) -> dict[str, Any]:
+        """As JSON, with camelCase keys."""
+        return {
+            "nodename": self.nodename,
+            "incarnation": self.incarnation,
+            **self.task.to_wire(),
+            "fate": str(self.fate),
+            "how": self.how,
+        }
+
+    @classmethod
+    def from_wire(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_wire`."""
+        return cls(
+            nodename=data["nodename"],
+            incarnation=data["incarnation"],
+            task=RunningTask(
+                id=data["id"],
+                name=data["name"],
+                started_at=from_wire_or_none(data["startedAt"], "startedAt"),
+                is_waiting=data["waiting"],
+                queue=data["queue"],
+            ),
+            fate=Fate(data["fate"]),
+            how=data["how"],
+        )
+
+
+def follow(
+    known: Sequence[Followed],
+    workers: Iterable[WorkerView],
+    scope: Scope,
+    *,
+    begun_at: datetime,
+    forgotten: Collection[str] = (),
+) -> tuple[Followed, ...]:
+    """`known` after one more look at the fleet, and what it sees running of `scope` for the first time.
+
+    What yielded since `begun_at` counts also where it was never seen running: between two heartbeats a task can begin
+    and stop at its checkpoint. (By the worker's clock: what yielded to a hold before this one is that one's.)
+    `forgotten`: the workers that an operator gave up. What runs on a worker that does not enforce such a scope is not
+    followed: it may start more at any time, and the scope is never drained.
+    """
+    by_name = {worker.beat.nodename: worker for worker in workers}
+    after = [_followed(one, by_name.get(one.nodename), one.nodename in forgotten) for one in known]
+    seen = {one.key for one in known}
+    for worker in by_name.values():
+        # One that said goodbye runs nothing; what it once ran ended before.
+        if worker.state is WorkerState.GONE or not worker.is_in(scope) or not worker.enforces(scope):
+            continue
+        beat = worker.beat
+        stopped = [one.task for one in beat.yielded if one.at >= begun_at and is_of(one.task, scope)]
+        running = worker.tasks_in(scope)
+        for fate, tasks in ((Fate.RUNNING, running), (Fate.YIELDED, stopped)):
+            for task in tasks:
+                new = Followed(nodename=beat.nodename, incarnation=beat.incarnation, task=task, fate=fate)
+                if new.key not in seen:
+                    seen.add(new.key)
+                    after.append(new)
+    return tuple(after)
+
+
+def _followed(one: Followed, worker: WorkerView | None, is_forgotten: bool) -> Followed:
+    if one.fate is Fate.FINISHED and worker is not None and _has_yielded(one, worker.beat):
+        # Its worker let it go a moment before it said why.
+        return replace(one, fate=Fate.YIELDED)
+    if one.fate is not Fate.RUNNING:
+        return one
+    if is_forgotten:
+        return replace(one, fate=Fate.LOST, how="its worker was forgotten")
+    if worker is None or not worker.beat.incarnation:
+        # Not heard of at this look (a wiped Redis, for one), or illegible: no evidence of anything.
+        return one
+    beat = worker.beat
+    if beat.incarnation != one.incarnation:
+        return replace(one, fate=Fate.LOST, how="its worker was replaced by a new incarnation")
+    now = next((task for task in beat.running if task.id == one.task.id), None)
+    if now is not None:
+        return replace(one, task=replace(one.task, is_waiting=now.is_waiting))
+    return replace(one, fate=Fate.YIELDED if _has_yielded(one, beat) else Fate.FINISHED)
+
+
+def _has_yielded(one: Followed, beat: Beat) -> bool:
+    if beat.incarnation != one.incarnation:
+        return False
+    at = next((other.at for other in beat.yielded if other.task.id == one.task.id), None)
+    # A worker may still tell of an earlier run of the same task.
+    return at is not None and (one.task.started_at is None or at >= one.task.started_at)
+
+
+def ending_of(mode: Mode, metrics: Metrics) -> Ending | None:
+    """Has a hold of this mode come to its end in its scope? None: not yet."""
+    if metrics.is_drained:
+        return Ending.DRAINED
+    return Ending.QUIESCED if mode is Mode.QUIESCE and metrics.is_quiesced else None
+
+
+def settle(known: Iterable[Followed]) -> tuple[Followed, ...]:
+    """`known` at the end: what nobody saw end, and nobody runs, is lost; what waits at a checkpoint stays."""
+    return tuple(
+        replace(one, fate=Fate.LOST, how="its worker was not heard of again")
+        if one.fate is Fate.RUNNING and not one.is_waiting
+        else one
+        for one in known
+    )
+
+
+def receipt(
+    known: Sequence[Followed],
+    nodenames: Iterable[str],
+    *,
+    version: int,
+    ending: Ending,
+    begun_at: datetime,
+    now: datetime,
+) -> dict[str, Any]:
+    """The drain receipt (R-C5) as JSON: what became of each task since the hold was placed, by worker.
+
+    `nodenames`: the workers of the scope, so that those that ran nothing are there as well. `version`: that of the
+    hold, which made it what it is.
+    """
+    names = sorted({*nodenames, *(one.nodename for one in known)})
+    per_worker = {name: [one for one in known if one.nodename == name] for name in names}
+    return {
+        "holdVersion": version,
+        "ending": str(ending),
+        "seconds": round((now - begun_at).total_seconds(), 3),
+        **_counted(known),
+        "workers": [
+            {"nodename": name, **_counted(own), "lostTasks": [_lost(one) for one in own if one.fate is Fate.LOST]}
+            for name, own in per_worker.items()
+        ],
+    }
+
+
+def _counted(known: Sequence[Followed]) -> dict[str, int]:
+    counts = {str(fate): 0 for fate in (Fate.FINISHED, Fate.YIELDED, Fate.FORCED, Fate.LOST)} | {"waiting": 0}
+    for one in known:
+        word = "waiting" if one.is_waiting else str(one.fate)
+        counts[word] = counts.get(word, 0) + 1
+    return counts
+
+
+def _lost(one: Followed) -> dict[str, Any]:
+    return {"id": one.task.id, "name": one.task.name, "how": one.how}
+
+
+def moment_of(
+    workers: Iterable[WorkerView], scope: Scope, depths: Mapping[str, int] | None, *, source: str, now: datetime
+) -> dict[str, Any]:
+    """Who was running what, and what was waiting, in `scope` at `now` (R-C2), as JSON.
+
+    Each worker goes by its last heartbeat, whose age `seenAt` tells. `depths` None: the broker could not be read.
+    """
+    inside = [worker for worker in workers if worker.state is not WorkerState.GONE and worker.is_in(scope)]
+    return {
+        "at": to_wire(now),
+        "source": source if depths is not None else "unavailable",
+        "queues": [{"name": name, "ready": depths[name]} for name in sorted(depths)] if depths is not None else None,
+        "workers": [
+            {
+                "nodename": worker.beat.nodename,
+                "incarnation": worker.beat.incarnation,
+                "state": str(worker.state),
+                "seenAt": to_wire(worker.sighting.seen_at),
+                "appliedAt": to_wire_or_none(worker.beat.applied_at),
+                "reserved": worker.beat.reserved,
+                "running": [task.to_wire() for task in worker.tasks_in(scope)],
+            }
+            for worker in inside
+        ],
+    }

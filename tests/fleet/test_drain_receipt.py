@@ -1,0 +1,75 @@
+"""The drain receipt of real workers: what finished, what yielded, and what was lost (R-C5)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+
+from sluicegate.control.stack import Stack
+from tests.fleet.harness import Fleet
+from tests.fleet.waiting import until
+
+
+def hold(fleet: Fleet, mode: str) -> tuple[str, int]:
+    """Hold the one worker; the scope, and the version that this made. (Others of the stack may have been killed.)"""
+    scope = f"worker:{fleet.workers['w1'].nodename}"
+    return scope, fleet.client.pause(mode=mode, reason="test", scope=scope).body.system.version
+
+
+def receipt_of(fleet: Fleet, version: int) -> dict[str, Any]:
+    """The receipt; empty while there is none."""
+    found = fleet.client.audit({"action": "drain_completed"}).body.events
+    own = [event.details for event in found if event.details["holdVersion"] == version]
+    assert len(own) <= 1
+    return own[0] if own else {}
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_tasks_that_yield_and_tasks_that_wait_are_not_told_as_finished(stack: Stack, pool: str) -> None:
+    """By the worker's own heartbeat; none of them can have ended."""
+    with Fleet(stack, pool=pool) as fleet:
+        fleet.watch()
+        fleet.start(slots=2)
+        fleet.wait_open()
+        fleet.send("steps_yield", 100, 0.1)
+        fleet.send("steps_wait", 100, 0.1)
+        until("both are under way", lambda: len({done.seq for done in fleet.items()}) == 2)
+        scope, version = hold(fleet, "quiesce")
+        try:
+            made = until("the receipt is on record", partial(receipt_of, fleet, version))
+        finally:
+            fleet.client.resume(reason="test", scope=scope, force=True)
+    counts = {name: made[name] for name in ("finished", "yielded", "waiting", "lost")}
+    assert counts == {"finished": 0, "yielded": 1, "waiting": 1, "lost": 0}
+    assert made["ending"] == "quiesced"
+
+
+def test_one_task_ends_and_the_other_goes_down_with_its_worker(stack: Stack) -> None:
+    """The worker is killed during the drain, and its next life says nothing of what it ran."""
+    with Fleet(stack) as fleet:
+        fleet.watch()
+        fleet.start(slots=2)
+        fleet.wait_open()
+        short, long = fleet.send("nap", 3.0), fleet.send("nap", 600.0)
+        fleet.wait_started(2)
+        scope, version = hold(fleet, "drain")
+        try:
+            until("the short one has ended", lambda: fleet.ended() == {short})
+            until("that has been said", lambda: [w.running for w in fleet.words("w1")] == [1])
+            until("the control plane has seen it", lambda: fleet.client.read(scope).body.metrics.running == 1)
+            fleet.workers["w1"].kill()
+            fleet.restart("w1")
+            made = until("the receipt is on record", partial(receipt_of, fleet, version))
+        finally:
+            fleet.client.resume(reason="test", scope=scope, force=True)
+    assert {name: made[name] for name in ("finished", "yielded", "waiting")} == {
+        "finished": 1,
+        "yielded": 0,
+        "waiting": 0,
+    }
+    ((nodename, tasks),) = [(row["nodename"], row["lostTasks"]) for row in made["workers"]]
+    assert nodename == fleet.workers["w1"].nodename
+    assert [(task["name"], "replaced" in task["how"]) for task in tasks] == [("fleet.nap", True)]
+    assert long not in fleet.ended()

@@ -1,0 +1,156 @@
+"""The drain: what ran at the moment of the pause is stored (R-C2), and its receipt is on record once (R-C5)."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+from sluicegate.control import migrate
+from sluicegate.control.server import ControlPlane
+from sluicegate.schemas.beats import RunningTask, WorkerState
+from sluicegate.schemas.snapshots import Edition
+from tests.integration.world import PAUSE, RESUME, World, check_one_event_per_version, eventually
+
+WORK = RunningTask(id="t1", name="app.work", started_at=datetime(2026, 3, 1, tzinfo=UTC), queue="gpu")
+MAIL = RunningTask(id="t2", name="app.mail", started_at=datetime(2026, 3, 1, tzinfo=UTC), queue="mail")
+APPLIED: dict[str, Any] = {"state": WorkerState.PAUSED, "applied": Edition(1, 2), "queues": ("gpu",)}
+
+
+def rows(world: World) -> list[dict[str, Any]]:
+    found = world.sql("select to_jsonb(d) from drains d order by version")
+    return [row[0] for row in found]
+
+
+def receipts(world: World) -> list[dict[str, Any]]:
+    return [event["details"] for event in world.events(action="drain_completed")]
+
+
+def test_what_runs_and_waits_is_stored_with_the_answer_to_the_pause(world: World) -> None:
+    """R-C2: when the call returns it is there, and it stays as the workers finish."""
+    plane = world.replica()
+    world.beat("celery@a", running=(WORK,), reserved=3, queues=("gpu",))
+    world.change(plane, **PAUSE)
+    (row,) = rows(world)
+    assert [queue["name"] for queue in row["moment"]["queues"]] == ["gpu"]
+    (worker,) = row["moment"]["workers"]
+    assert (worker["nodename"], worker["reserved"], worker["running"][0]["id"]) == ("celery@a", 3, "t1")
+    world.beat("celery@a", **APPLIED)
+    plane.draining.follow()
+    assert rows(world)[0]["moment"] == row["moment"]
+    assert rows(world)[0]["tasks"][0]["fate"] == "finished"
+
+
+def test_the_receipt_comes_when_the_scope_has_drained_and_not_before(world: World) -> None:
+    """It says per worker what became of its tasks."""
+    plane = world.replica()
+    world.beat("celery@a", running=(WORK,))
+    world.beat("celery@b", running=(MAIL,))
+    world.change(plane, **PAUSE)
+    world.beat("celery@a", **APPLIED)
+    assert plane.draining.follow() == 0
+    world.beat("celery@b", **APPLIED | {"incarnation": "another life"})
+    assert plane.draining.follow() == 1
+    (made,) = receipts(world)
+    assert (made["holdVersion"], made["ending"], made["finished"], made["lost"]) == (2, "drained", 1, 1)
+    assert [(row["nodename"], row["finished"], row["lost"]) for row in made["workers"]] == [
+        ("celery@a", 1, 0),
+        ("celery@b", 0, 1),
+    ]
+    assert rows(world)[0]["receipt"] == made
+    check_one_event_per_version(world)
+
+
+def test_one_receipt_however_many_replicas_look(world: World) -> None:
+    """R-C5: exactly one per hold and version, and looking again adds none."""
+    planes = [world.replica() for _ in range(4)]
+    world.beat("celery@a", running=(WORK,))
+    world.change(planes[0], **PAUSE)
+    world.beat("celery@a", **APPLIED)
+    with ThreadPoolExecutor(8) as pool:
+        ended = list(pool.map(lambda turn: planes[turn % 4].draining.follow(), range(32)))
+    assert sum(ended) == 1
+    assert len(receipts(world)) == 1
+
+
+def test_running_loops_put_it_on_record(world: World) -> None:
+    planes: list[ControlPlane] = [world.start(), world.start()]
+    world.change(planes[0], **PAUSE)
+    world.beat("celery@a", **APPLIED)
+    eventually(lambda: receipts(world))
+    assert len(receipts(world)) == 1
+
+
+def test_an_altered_hold_gets_a_receipt_of_its_own_since_the_beginning(world: World) -> None:
+    """The moment of the pause is that of the first order; what finished before counts."""
+    plane = world.replica()
+    world.beat("celery@a", running=(WORK, MAIL))
+    world.change(plane, **PAUSE)
+    world.beat("celery@a", **APPLIED | {"running": (MAIL,)})
+    plane.draining.follow()
+    world.change(plane, action="pause", mode="quiesce", reason="faster")
+    waiting = RunningTask(id="t2", name="app.mail", started_at=MAIL.started_at, is_waiting=True)
+    world.beat("celery@a", **APPLIED | {"running": (waiting,), "applied": Edition(1, 3)})
+    plane.draining.follow()
+    before, after = rows(world)
+    assert (before["ending"], after["ending"]) == ("altered", "quiesced")
+    assert (after["begun_at"], after["moment"]) == (before["begun_at"], before["moment"])
+    (made,) = receipts(world)
+    assert (made["holdVersion"], made["finished"], made["waiting"]) == (3, 1, 1)
+
+
+def test_a_repeat_begins_nothing_new(world: World) -> None:
+    """R-A5: a no-op is on record, and that is all."""
+    plane = world.replica()
+    world.beat("celery@a", running=(WORK,))
+    world.change(plane, **PAUSE)
+    before = rows(world)
+    world.change(plane, **PAUSE)
+    assert rows(world) == before
+
+
+def test_a_hold_that_is_released_before_it_drained_has_no_receipt(world: World) -> None:
+    plane = world.replica()
+    world.beat("celery@a", running=(WORK,))
+    world.change(plane, **PAUSE)
+    world.change(plane, **RESUME, forceResume=True)
+    world.beat("celery@a", applied=Edition(1, 3))
+    assert plane.draining.follow() == 0
+    assert (rows(world)[0]["ending"], receipts(world)) == ("released", [])
+
+
+def test_each_scope_drains_by_itself(world: World) -> None:
+    """The worker of another host runs on, and holds nothing up."""
+    plane = world.replica()
+    world.beat("celery@a", running=(WORK,), queues=("gpu",))
+    world.beat("celery@b", running=(MAIL,), queues=("mail",))
+    world.change(plane, **PAUSE, scope="host:a")
+    world.beat("celery@a", **APPLIED)
+    world.beat("celery@b", running=(MAIL,), queues=("mail",), applied=Edition(1, 2))
+    assert plane.draining.follow() == 1
+    (made,) = receipts(world)
+    assert [row["nodename"] for row in made["workers"]] == ["celery@a"]
+    assert world.events(action="drain_completed")[0]["scope"] == "host:a"
+
+
+def test_nothing_ends_while_redis_is_away(world: World) -> None:
+    """What was last known is no evidence: a drain is not completed by silence (L4)."""
+    world.beat("celery@a", running=(WORK,))
+    world.change(world.replica(), **PAUSE)
+    world.beat("celery@a", **APPLIED)
+    blind = world.replica(SLUICEGATE_REDIS_URL="redis://127.0.0.1:1/0", SLUICEGATE_BROKER_URL=world.redis_url)
+    assert blind.draining.follow() == 0
+    assert receipts(world) == []
+
+
+def test_a_hold_from_before_this_revision_is_followed_from_now_on(world: World) -> None:
+    """An upgrade under a pause."""
+    world.change(world.replica(), **PAUSE)
+    before = rows(world)
+    migrate.downgrade(world.database_url, "0002")
+    migrate.upgrade(world.database_url)
+    (row,) = rows(world)
+    assert {key: row[key] for key in ("hold_id", "version", "begun_at")} == {
+        key: before[0][key] for key in ("hold_id", "version", "begun_at")
+    }
+    assert (row["moment"], row["tasks"], row["ended_at"]) == (None, [], None)

@@ -1,0 +1,212 @@
+"""What becomes of the tasks that ran when a hold was placed, from look to look (R-C5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluicegate.schemas.beats import RunningTask, WorkerState, YieldedTask
+from sluicegate.schemas.drains import Ending, Fate, Followed, ending_of, follow, moment_of, receipt, settle
+from sluicegate.schemas.modes import Mode
+from sluicegate.schemas.progress import Sighting, WorkerView, measure, view
+from sluicegate.schemas.scopes import GLOBAL, Scope
+from tests.unit.strategies import NOW
+from tests.unit.test_progress import DESIRED, LEASE, beat
+
+WORK = RunningTask(id="t1", name="app.train", started_at=NOW, queue="gpu")
+OTHER = RunningTask(id="t2", name="app.mail", started_at=NOW, queue="mail")
+SECOND = timedelta(seconds=1)
+
+
+def worker(*running: RunningTask, age_s: float = 0, **fields: Any) -> WorkerView:
+    known = {"running": running, "queues": ("gpu", "mail")} | fields
+    return view(Sighting(beat=beat(**known), seen_at=NOW - age_s * SECOND), desired=DESIRED, lease=LEASE, now=NOW)
+
+
+def stop(task: RunningTask, *, at: datetime = NOW + SECOND) -> YieldedTask:
+    return YieldedTask(task=task, at=at)
+
+
+def fates(known: Sequence[Followed]) -> dict[str, str]:
+    return {one.task.id: str(one.fate) for one in known}
+
+
+def after(*looks: list[WorkerView], scope: Scope = GLOBAL, forgotten: tuple[str, ...] = ()) -> tuple[Followed, ...]:
+    known: tuple[Followed, ...] = ()
+    for look in looks:
+        known = follow(known, look, scope, begun_at=NOW, forgotten=forgotten)
+    return known
+
+
+def test_what_its_worker_no_longer_runs_has_finished() -> None:
+    known = after([worker(WORK, OTHER)], [worker(OTHER)])
+    assert fates(known) == {"t1": "finished", "t2": "running"}
+
+
+def test_a_clean_goodbye_is_an_end_too() -> None:
+    assert fates(after([worker(WORK)], [worker(is_goodbye=True)])) == {"t1": "finished"}
+
+
+def test_what_its_worker_gave_back_at_a_checkpoint_has_yielded() -> None:
+    """Also where that is told one beat later than that it does not run."""
+    told = worker(yielded=(stop(WORK),))
+    assert fates(after([worker(WORK)], [told])) == {"t1": "yielded"}
+    assert fates(after([worker(WORK)], [worker()], [told])) == {"t1": "yielded"}
+
+
+@pytest.mark.parametrize(
+    ("scope", "at", "found"),
+    [
+        (GLOBAL, NOW + SECOND, {"t1": "yielded"}),
+        (Scope.parse("queue:mail"), NOW + SECOND, {}),
+        (GLOBAL, NOW - SECOND, {}),
+    ],
+)
+def test_what_yielded_before_it_was_seen_running_counts(scope: Scope, at: datetime, found: dict[str, str]) -> None:
+    """Within the scope; and what yielded to a hold before this one is not told again."""
+    seen = worker(yielded=(stop(WORK, at=at),), enforces=("global", "queue"))
+    assert fates(follow((), [seen], scope, begun_at=NOW)) == found
+
+
+def test_an_earlier_yield_of_the_same_task_does_not_count() -> None:
+    """It has run again since, and that run ended."""
+    assert fates(after([worker(WORK)], [worker(yielded=(stop(WORK, at=NOW - SECOND),))])) == {"t1": "finished"}
+
+
+def test_a_silent_worker_is_evidence_of_nothing() -> None:
+    silent = worker(WORK, age_s=60)
+    assert silent.state is WorkerState.UNKNOWN
+    assert fates(after([worker(WORK)], [silent], [])) == {"t1": "running"}
+
+
+@pytest.mark.parametrize(
+    ("looks", "forgotten", "how"),
+    [
+        ([[worker(incarnation="i2")]], (), "replaced"),
+        ([[worker(OTHER, incarnation="i2", yielded=(stop(WORK),))]], (), "replaced"),
+        ([[]], ("w1@h",), "forgotten"),
+    ],
+)
+def test_what_its_worker_took_along_is_lost(
+    looks: list[list[WorkerView]], forgotten: tuple[str, ...], how: str
+) -> None:
+    known = follow(after([worker(WORK)], *looks[:-1]), looks[-1], GLOBAL, begun_at=NOW, forgotten=forgotten)
+    (lost,) = [one for one in known if one.key == ("w1@h", "i1", "t1")]
+    assert lost.fate is Fate.LOST
+    assert how in (lost.how or "")
+
+
+def test_an_illegible_worker_has_not_been_replaced() -> None:
+    """Its words cannot be read, so nothing is known of its life."""
+    assert fates(after([worker(WORK)], [worker(incarnation="", state=WorkerState.UNKNOWN)])) == {"t1": "running"}
+
+
+def test_a_look_that_is_older_than_the_last_one_changes_nothing() -> None:
+    """Two replicas look at once, and the slower one writes last."""
+    known = after([worker(WORK)], [worker()])
+    assert follow(known, [worker(WORK)], GLOBAL, begun_at=NOW) == known
+
+
+def test_what_started_before_its_worker_acknowledged_is_followed_as_well() -> None:
+    """A heartbeat may be two seconds old when the pause is placed."""
+    assert fates(after([worker(WORK)], [worker(WORK, OTHER)], [worker()])) == {"t1": "finished", "t2": "finished"}
+
+
+@pytest.mark.parametrize(
+    ("scope", "ids"),
+    [("queue:gpu", {"t1"}), ("task:app.mail", {"t2"}), ("worker:w1@h", {"t1", "t2"}), ("worker:w2@h", set())],
+)
+def test_only_what_the_scope_covers_is_followed(scope: str, ids: set[str]) -> None:
+    where = Scope.parse(scope)
+    seen = [worker(WORK, OTHER, enforces=("global", "host", "worker", "queue", "task"))]
+    assert set(fates(follow((), seen, where, begun_at=NOW))) == ids
+
+
+def test_a_worker_that_does_not_obey_is_not_followed() -> None:
+    """It may start more at any time."""
+    assert follow((), [worker(WORK, enforces=("global",))], Scope.parse("queue:gpu"), begun_at=NOW) == ()
+
+
+@given(st.lists(st.lists(st.sampled_from([WORK, OTHER]), unique=True), min_size=1, max_size=6))
+def test_every_task_that_was_seen_has_one_fate_and_keeps_its_end(looks: list[list[RunningTask]]) -> None:
+    """Looks may come in any order; none is counted twice and none vanishes."""
+    known: tuple[Followed, ...] = ()
+    for look in looks:
+        ended = {one.key for one in known if one.fate is not Fate.RUNNING}
+        known = follow(known, [worker(*look)], GLOBAL, begun_at=NOW)
+        assert ended <= {one.key for one in known if one.fate is not Fate.RUNNING}
+    assert len({one.key for one in known}) == len(known)
+    assert set(fates(known)) == {task.id for look in looks for task in look}
+
+
+def test_a_followed_task_survives_the_database() -> None:
+    known = after([worker(WORK, OTHER)], [worker(OTHER, incarnation="i2")])
+    assert tuple(Followed.from_wire(one.to_wire()) for one in known) == known
+
+
+def test_a_drain_ends_drained_and_a_quiesce_also_where_tasks_wait() -> None:
+    waiting = RunningTask(id="t1", name="app.train", is_waiting=True)
+    drained = measure([worker()], queued=0, source="broker")
+    stopped = measure([worker(waiting)], queued=0, source="broker")
+    assert (ending_of(Mode.DRAIN, drained), ending_of(Mode.QUIESCE, drained)) == (Ending.DRAINED, Ending.DRAINED)
+    assert (ending_of(Mode.DRAIN, stopped), ending_of(Mode.QUIESCE, stopped)) == (None, Ending.QUIESCED)
+
+
+def test_the_receipt_counts_by_worker_and_names_what_was_lost() -> None:
+    """R-C5. A worker that ran nothing is there too; a task that waits at a checkpoint has not ended."""
+    waiting = RunningTask(id="t3", name="app.train", is_waiting=True)
+    known = after(
+        [worker(WORK, OTHER), worker(RunningTask(id="t4", name="app.mail"), nodename="w2@h")],
+        [worker(waiting, yielded=(stop(WORK),)), worker(incarnation="i2", nodename="w2@h")],
+    )
+    made = receipt(
+        settle(known),
+        ["w1@h", "w2@h", "w3@h"],
+        version=7,
+        ending=Ending.QUIESCED,
+        begun_at=NOW,
+        now=NOW + 3 * SECOND,
+    )
+    assert (made["holdVersion"], made["ending"], made["seconds"]) == (7, "quiesced", 3.0)
+    assert {key: made[key] for key in ("finished", "yielded", "waiting", "forced", "lost")} == {
+        "finished": 1,
+        "yielded": 1,
+        "waiting": 1,
+        "forced": 0,
+        "lost": 1,
+    }
+    by_name = {row["nodename"]: row for row in made["workers"]}
+    assert [task["id"] for task in by_name["w2@h"]["lostTasks"]] == ["t4"]
+    assert (by_name["w1@h"]["finished"], by_name["w1@h"]["yielded"], by_name["w1@h"]["waiting"]) == (1, 1, 1)
+    assert by_name["w3@h"]["finished"] == by_name["w3@h"]["lost"] == 0
+
+
+def test_what_nobody_runs_and_nobody_saw_end_is_lost_at_the_end() -> None:
+    """Its worker went away together with all that Redis knew of it."""
+    assert fates(settle(after([worker(WORK)], []))) == {"t1": "lost"}
+
+
+def test_the_moment_says_who_ran_what_and_what_waited() -> None:
+    """R-C2; a worker that has left is not in it."""
+    made = moment_of(
+        [worker(WORK, OTHER, reserved=4, enforces=("queue",)), worker(nodename="w2@h", is_goodbye=True)],
+        Scope.parse("queue:gpu"),
+        {"gpu": 12},
+        source="broker",
+        now=NOW,
+    )
+    assert made["queues"] == [{"name": "gpu", "ready": 12}]
+    ((name, reserved, ids),) = [
+        (row["nodename"], row["reserved"], [task["id"] for task in row["running"]]) for row in made["workers"]
+    ]
+    assert (name, reserved, ids) == ("w1@h", 4, ["t1"])
+
+
+def test_a_broker_that_cannot_be_read_is_told_from_an_empty_one() -> None:
+    made = moment_of([worker()], GLOBAL, None, source="broker", now=NOW)
+    assert (made["queues"], made["source"]) == (None, "unavailable")
