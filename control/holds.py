@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 from sqlalchemy.dialects.postgresql import insert
 
 from sluicegate.control.tables import HOLDS
@@ -53,6 +54,12 @@ def from_row(row: Mapping[str, Any]) -> Hold:
         released_by=row["released_by"],
         released_reason=row["released_reason"],
     )
+
+
+def find(connection: Connection, namespace: str, hold_id: UUID) -> Hold | None:
+    """The hold with this id, in force or released; None where this namespace never had it."""
+    row = connection.execute(select(HOLDS).where(HOLDS.c.namespace == namespace, HOLDS.c.id == hold_id)).first()
+    return None if row is None else from_row(row._asdict())
 
 
 def store(connection: Connection, namespace: str, hold: Hold, now: datetime) -> None:

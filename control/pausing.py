@@ -11,11 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from sqlalchemy import Connection
 
-from sluicegate.control import answers, bodies, events, namespaces, sightings
+from sluicegate.control import answers, bodies, drains, events, holds, namespaces, sightings
 from sluicegate.control.answers import Ask
 from sluicegate.control.database import CommitUnknown, Database
 from sluicegate.control.draining import Draining
@@ -24,7 +24,7 @@ from sluicegate.control.namespaces import Truth
 from sluicegate.control.orders import PAUSE, Order, order_of
 from sluicegate.control.publisher import Publisher
 from sluicegate.schemas.api import PauseRequest
-from sluicegate.schemas.errors import InvalidInput, Refused, Unavailable
+from sluicegate.schemas.errors import InvalidInput, NotFound, Refused, Unavailable
 from sluicegate.schemas.holds import Change, Hold, HoldKey, expire, place, release
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.progress import UNAVAILABLE, Metrics
@@ -72,6 +72,17 @@ class Pausing:
         """`GET /api/workers`. Raises Unavailable, NotMigrated."""
         progress, _ = self._look()
         return {"workers": [worker.to_wire() for worker in progress.workers]}
+
+    def tell(self, hold_id: UUID) -> dict[str, Any]:
+        """`GET /api/holds/ID`: a hold, what ran and waited when it was placed, and what became of it (R-C2, R-C5).
+
+        Raises NotFound, Unavailable, NotMigrated.
+        """
+        with self._database.transaction() as connection:
+            hold = holds.find(connection, self._namespace, hold_id)
+            if hold is None:
+                raise NotFound(f"no hold has the id {hold_id}")
+            return {"hold": hold.to_wire()} | drains.story(connection, self._namespace, hold_id)
 
     def change(self, request: PauseRequest, actor: str) -> dict[str, Any]:
         """`POST /api/system/worker-pause`: pauses or resumes (R-A4 to R-A8), and says what it did.

@@ -127,6 +127,76 @@ class ChangeAnswer(PauseAnswer):
     warnings: list[str] = []
 
 
+class FollowedBody(Answer):
+    """A task that ran when a hold was placed, and its fate (`schemas.drains.Followed`)."""
+
+    nodename: str
+    incarnation: str
+    id: str
+    name: str
+    queue: str | None
+    started_at: datetime | None
+    waiting: bool
+    fate: str
+    how: str | None
+
+
+class QueueBody(Answer):
+    """How many messages were ready in a queue."""
+
+    name: str
+    ready: int
+
+
+class RanBody(Answer):
+    """A task that a worker ran when a hold was placed."""
+
+    id: str
+    name: str
+    queue: str | None
+    started_at: datetime | None
+    waiting: bool
+
+
+class ThenBody(Answer):
+    """What one worker had in hand when a hold was placed, by its heartbeat of `seen_at`."""
+
+    nodename: str
+    incarnation: str
+    state: str
+    seen_at: datetime
+    reserved: int
+    running: list[RanBody]
+
+
+class MomentBody(Answer):
+    """The scope of a hold when it was placed (R-C2). `queues` is null where the broker could not be read."""
+
+    at: datetime
+    source: str
+    queues: list[QueueBody] | None
+    workers: list[ThenBody]
+
+
+class DrainBody(Answer):
+    """How one version of a hold got on; `receipt` (R-C5) once it has drained."""
+
+    version: int
+    begun_at: datetime
+    ended_at: datetime | None
+    ending: str | None
+    receipt: dict[str, Any] | None
+
+
+class HoldAnswer(Answer):
+    """`GET /api/holds/{id}`. `at_pause` is null until the fleet could be looked at."""
+
+    hold: HoldBody
+    at_pause: MomentBody | None
+    tasks: list[FollowedBody]
+    drains: list[DrainBody]
+
+
 class Event(Answer):
     """One audit event. `version` is null for an event that changed no state (noop, refused, denied)."""
 

@@ -8,6 +8,7 @@ import click
 
 from sluicegate.control.cli import options
 from sluicegate.control.cli.verb import Noun, Verb
+from sluicegate.schemas.errors import NotFound
 from sluicegate.schemas.holds import check_reason
 from sluicegate.schemas.scopes import Scope
 
@@ -54,11 +55,21 @@ def status(*, scope: str, url: str | None, token_file: Path | None, as_json: boo
         screen.say(line)
 
 
-@click.command(cls=Verb, short_help="Every active hold.", examples=("sluicegate holds",))
+@click.group(
+    cls=Noun,
+    invoke_without_command=True,
+    short_help="Every active hold.",
+    examples=("sluicegate holds", "sluicegate holds show --scope queue:reports"),
+)
 @options.connection
 @options.json_output
-def holds(*, url: str | None, token_file: Path | None, as_json: bool) -> None:
+@click.pass_context
+def holds(ctx: click.Context, *, url: str | None, token_file: Path | None, as_json: bool) -> None:
     """Every active hold: what it holds, since when, by whom and why."""
+    if ctx.invoked_subcommand is not None:
+        _check_no_options_before(ctx, url, token_file, as_json)
+        return
+
     from sluicegate.control.cli import picture, screen
     from sluicegate.control.cli.session import connect
 
@@ -70,6 +81,51 @@ def holds(*, url: str | None, token_file: Path | None, as_json: bool) -> None:
         screen.table(picture.HOLD_HEAD, picture.hold_rows(reply.body.system.holds))
     else:
         screen.say(f"no hold is active — version {reply.body.system.version}")
+
+
+@holds.command(
+    short_help="What ran when a hold was placed, and what became of it.",
+    examples=(
+        "sluicegate holds show",
+        "sluicegate holds show --scope queue:reports",
+        "sluicegate holds show 4b2d6c1e-5a6f-4c0e-9f0a-7d1c2b3a4e5f",
+    ),
+)
+@click.argument("hold_id", required=False, metavar="[ID]")
+@options.scope
+@options.connection
+@options.json_output
+def show(*, hold_id: str | None, scope: str, url: str | None, token_file: Path | None, as_json: bool) -> None:
+    """What ran and waited when a hold was placed, what became of it, and the drain receipt.
+
+    Without ID: the manual hold of a scope that is in force.
+    """
+    where = Scope.parse(scope)
+
+    from sluicegate.control.cli import screen, story
+    from sluicegate.control.cli.session import connect
+
+    with connect(url, token_file) as client:
+        if hold_id is None:
+            active = client.read().body.system.holds
+            hold_id = next((h.id for h in active if (h.scope, h.cause) == (str(where), "manual")), None)
+            if hold_id is None:
+                raise NotFound(f"no manual hold is in force on {where}: name one by its id (`audit --json`: holdId)")
+        reply = client.hold(hold_id)
+    if as_json:
+        screen.say_json(reply.raw)
+        return
+    answer = reply.body
+    screen.say(story.headline(answer.hold))
+    if answer.at_pause is None:
+        screen.say("the fleet could not be looked at yet: what ran then is not known")
+    else:
+        screen.say(story.queues(answer.at_pause))
+        screen.table(story.THEN_HEAD, story.then_rows(answer.at_pause))
+    if answer.tasks:
+        screen.table(story.TASK_HEAD, story.task_rows(answer.tasks))
+    for line in story.endings(answer):
+        screen.say(line)
 
 
 @click.group(
@@ -84,8 +140,7 @@ def holds(*, url: str | None, token_file: Path | None, as_json: bool) -> None:
 def workers(ctx: click.Context, *, url: str | None, token_file: Path | None, as_json: bool) -> None:
     """Every worker: its state, the version it applied, what it runs."""
     if ctx.invoked_subcommand is not None:
-        if url is not None or token_file is not None or as_json:
-            raise click.UsageError(f"options go after {ctx.invoked_subcommand!r}, not before it", ctx)
+        _check_no_options_before(ctx, url, token_file, as_json)
         return
 
     from sluicegate.control.cli import picture, screen
@@ -124,3 +179,8 @@ def forget(*, nodename: str, reason: str | None, url: str | None, token_file: Pa
         screen.say_json(answer)
     else:
         screen.say(f"forgotten: {nodename}")
+
+
+def _check_no_options_before(ctx: click.Context, url: str | None, token_file: Path | None, as_json: bool) -> None:
+    if url is not None or token_file is not None or as_json:
+        raise click.UsageError(f"options go after {ctx.invoked_subcommand!r}, not before it", ctx)

@@ -23,7 +23,15 @@ from pydantic import ValidationError
 
 from sluicegate.control.client.answers import Reply, WorkersAnswer
 from sluicegate.control.client.rejections import to_error
-from sluicegate.schemas.api import AuditAnswer, ChangeAnswer, ForgetRequest, PauseAnswer, PauseRequest, Wire
+from sluicegate.schemas.api import (
+    AuditAnswer,
+    ChangeAnswer,
+    ForgetRequest,
+    HoldAnswer,
+    PauseAnswer,
+    PauseRequest,
+    Wire,
+)
 from sluicegate.schemas.errors import InvalidSetting, Unavailable
 from sluicegate.schemas.settings import TOKEN, URL
 
@@ -84,6 +92,10 @@ class Client:
     def resume(self, *, reason: str, scope: str = "global", force: bool = False) -> Reply[ChangeAnswer]:
         """Release the manual hold of `scope`; Refused where it is not drained and `force` is false."""
         return self._change(PauseRequest(action="resume", reason=reason, scope=scope, force_resume=force))
+
+    def hold(self, hold_id: str) -> Reply[HoldAnswer]:
+        """One hold and its story; NotFound where there is none."""
+        return self._get(f"/api/holds/{quote(hold_id, safe='')}", HoldAnswer)
 
     def workers(self) -> Reply[WorkersAnswer]:
         """Every worker that is known."""

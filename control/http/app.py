@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
+from uuid import UUID
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import JSONResponse
@@ -23,6 +24,7 @@ from sluicegate.schemas.api import (
     ChangeAnswer,
     ErrorBody,
     ForgetRequest,
+    HoldAnswer,
     PauseAnswer,
     PauseRequest,
     Wire,
@@ -104,6 +106,16 @@ def read_pause(request: Request, scope: str = "global") -> JSONResponse:
 def change_pause(request: Request, body: PauseRequest) -> JSONResponse:
     """Pauses or resumes; the answer says what this request did."""
     return JSONResponse(_parts(request).pausing.change(body, caller_of(request).name))
+
+
+@api.get("/holds/{hold_id}", response_model=HoldAnswer, openapi_extra=VIEWER, responses=_errors(404), tags=["pause"])
+def read_hold(request: Request, hold_id: str) -> JSONResponse:
+    """One hold, in force or released: who ran what when it was placed, what waited, and what became of it."""
+    try:
+        wanted = UUID(hold_id)
+    except ValueError:
+        raise InvalidInput("id", f"{hold_id!r} is not the id of a hold") from None
+    return JSONResponse(_parts(request).pausing.tell(wanted))
 
 
 @api.get("/workers", openapi_extra=VIEWER, tags=["workers"])

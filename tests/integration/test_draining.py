@@ -5,10 +5,15 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
 
 from sluicegate.control import migrate
 from sluicegate.control.server import ControlPlane
+from sluicegate.schemas.api import HoldAnswer
 from sluicegate.schemas.beats import RunningTask, WorkerState
+from sluicegate.schemas.errors import NotFound
 from sluicegate.schemas.snapshots import Edition
 from tests.integration.world import PAUSE, RESUME, World, check_one_event_per_version, eventually
 
@@ -39,6 +44,37 @@ def test_what_runs_and_waits_is_stored_with_the_answer_to_the_pause(world: World
     plane.draining.follow()
     assert rows(world)[0]["moment"] == row["moment"]
     assert rows(world)[0]["tasks"][0]["fate"] == "finished"
+
+
+def test_the_story_of_a_hold_stays_readable_after_its_release(world: World) -> None:
+    """R-C2, by a viewer, with everything that the models promise."""
+    plane = world.start()
+    world.beat("celery@a", running=(WORK,), queues=("gpu",))
+    asked = world.change(plane, **PAUSE)
+    hold = asked["system"]["holds"][0]["id"]
+    world.beat("celery@a", **APPLIED)
+    eventually(lambda: receipts(world))
+    world.change(plane, **RESUME)
+    viewer = world.client(plane, "viewer")
+    answer = viewer.get(f"/api/holds/{hold}")
+    assert answer.status_code == 200
+    body = answer.json()
+    told = HoldAnswer.model_validate(body)
+    assert told.hold.released_by == "alice"
+    assert told.at_pause is not None
+    assert [task.id for worker in told.at_pause.workers for task in worker.running] == ["t1"]
+    assert [(task.id, task.fate) for task in told.tasks] == [("t1", "finished")]
+    assert [(drain.version, drain.ending) for drain in told.drains] == [(2, "drained")]
+    assert body["drains"][0]["receipt"] == receipts(world)[0]
+    assert viewer.get(f"/api/holds/{uuid4()}").status_code == 404
+    assert viewer.get("/api/holds/x").json()["error"]["field"] == "id"
+    assert world.client(plane, None).get(f"/api/holds/{hold}").status_code == 401
+
+
+def test_the_hold_of_another_fleet_is_not_found(world: World) -> None:
+    hold = world.change(world.replica(), **PAUSE)["system"]["holds"][0]["id"]
+    with pytest.raises(NotFound):
+        world.replica(SLUICEGATE_NAMESPACE="other").pausing.tell(UUID(hold))
 
 
 def test_the_receipt_comes_when_the_scope_has_drained_and_not_before(world: World) -> None:

@@ -111,3 +111,34 @@ def event(**changes: Any) -> dict[str, Any]:
 
 def error(code: str, message: str, field: str | None = None, **more: Any) -> dict[str, Any]:
     return {"error": {"code": code, "message": message, **({"field": field} if field else {})}, **more}
+
+
+def story(*, at_pause: bool = True, **changes: Any) -> dict[str, Any]:
+    """`GET /api/holds/{id}`."""
+    ran = task(name="tasks.train") | {"queue": "gpu", "waiting": False}
+    then = {
+        "at": AT,
+        "source": "broker",
+        "queues": [{"name": "gpu", "ready": 12}],
+        "workers": [
+            {
+                "nodename": "w1@host",
+                "incarnation": "i1",
+                "state": "running",
+                "seenAt": AT,
+                "reserved": 3,
+                "running": [ran],
+            }
+        ],
+    }
+    receipt = {"seconds": 4.2, "finished": 1, "yielded": 0, "waiting": 0, "forced": 0, "lost": 1}
+    ended = {"version": 7, "begunAt": AT, "endedAt": AT, "ending": "drained", "receipt": receipt}
+    return {
+        "hold": hold(),
+        "atPause": then if at_pause else None,
+        "tasks": [
+            ran | {"nodename": "w1@host", "incarnation": "i1", "fate": "finished", "how": None},
+            ran | {"nodename": "w2@host", "incarnation": "i1", "id": "t2", "fate": "lost", "how": "it was replaced"},
+        ],
+        "drains": [ended],
+    } | changes

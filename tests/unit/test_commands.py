@@ -33,6 +33,7 @@ def control() -> Iterator[Stub]:
         prepared.answer(f"POST {SYSTEM}", answers.change())
         prepared.answer("GET /api/workers", {"workers": [answers.worker()]})
         prepared.answer("GET /api/audit", {"events": [answers.event()], "total": 9, "limit": 100, "offset": 0})
+        prepared.answer(f"GET /api/holds/{answers.hold()['id']}", answers.story())
         prepared.answer("POST /api/workers/w1@host/forget", {"nodename": "w1@host", "forgotten": True})
         yield prepared
 
@@ -137,6 +138,8 @@ BAD = [
     (("db", "nope"), "nope"),
     (("workers", "--url", "u", "forget", "x", "--reason", "y"), "after"),
     (("workers", "forget"), "NODENAME"),
+    (("holds", "--url", "u", "show"), "after"),
+    (("holds", "show", "--scope", "nope"), "scope:"),
     (("workers", "forget", "x"), "reason:"),
     (("audit", "--limit", "0"), "--limit"),
     (("audit", "--since", "when"), "since:"),
@@ -288,6 +291,35 @@ def test_forget_sends_the_reason(control: Stub) -> None:
     result = call(control, "workers", "forget", "w1@host", "--reason", "scrapped")
     assert result.stdout == "forgotten: w1@host\n"
     assert control.asked[0][1] == {"reason": "scrapped"}
+
+
+def test_a_holds_story_tells_what_ran_then_and_what_became_of_it(control: Stub) -> None:
+    """R-C2, R-C5. Without an id: that of the manual hold of the scope."""
+    told = call(control, "holds", "show").stdout
+    assert told == call(control, "holds", "show", answers.hold()["id"]).stdout
+    assert told.splitlines() == [
+        "global drain (manual) — by alice since 2026-01-31 09:30:00Z: deploying",
+        "at 2026-01-31 09:30:00Z there waited: gpu 12",
+        "WORKER   STATE    RUNNING  RESERVED  SEEN",
+        "w1@host  running  1        3         2026-01-31 09:30:00Z",
+        "WORKER   TASK         ID  QUEUE  STARTED               FATE",
+        "w1@host  tasks.train  t1  gpu    2026-01-31 09:30:00Z  finished",
+        "w2@host  tasks.train  t2  gpu    2026-01-31 09:30:00Z  lost: it was replaced",
+        "version 7: drained after 4.2s: finished 1, yielded 0, waiting 0, forced 0, lost 1",
+    ]
+
+
+def test_a_story_says_what_is_not_known_and_what_has_not_ended(control: Stub) -> None:
+    under_way = {"version": 8, "begunAt": answers.AT, "endedAt": None, "ending": None, "receipt": None}
+    control.answer("GET /api/holds/h", answers.story(at_pause=False, tasks=[], drains=[under_way]))
+    told = call(control, "holds", "show", "h").stdout
+    assert "not known" in told
+    assert "version 8: under way" in told
+
+
+def test_the_story_of_a_scope_that_nobody_holds_is_refused(control: Stub) -> None:
+    result = call(control, "holds", "show", "--scope", "queue:reports")
+    assert_refused(result, Exit.REFUSED, "no manual hold is in force on queue:reports")
 
 
 WORKING: dict[str, Any] = {"running": 1, "isDrained": False}
