@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from sluicegate.control import events, namespaces, sightings
+from sluicegate.control import events, namespaces, runtimes, sightings
 from sluicegate.control.broker import SOURCE, Broker
 from sluicegate.control.bus import Bus, Heard
 from sluicegate.control.database import Database
@@ -21,6 +21,7 @@ from sluicegate.schemas.errors import InvalidInput, NotFound, Refused, Unavailab
 from sluicegate.schemas.holds import check_reason
 from sluicegate.schemas.names import host_of
 from sluicegate.schemas.progress import UNAVAILABLE, Metrics, Sighting, WorkerView, measure, view
+from sluicegate.schemas.runtimes import ended
 from sluicegate.schemas.scopes import GLOBAL, Scope, ScopeKind
 from sluicegate.schemas.snapshots import NOTHING
 from sluicegate.schemas.times import to_wire
@@ -150,10 +151,15 @@ class Fleet:
         return self._broker.depths({queue for worker in seen.present_in(scope) for queue in worker.beat.queues})
 
     def fold(self) -> None:
-        """Writes what Redis has into the database. Raises Unavailable."""
-        _, entries = self._hear()
+        """Writes what Redis has into the database, and learns from it how long tasks take. Raises Unavailable."""
+        now, entries = self._hear()
         with self._database.transaction() as connection:
+            # One replica at a time: two would count each run twice. What the other one writes need not be written.
+            if not runtimes.claim(connection, self._namespace):
+                return
+            busy = sightings.busy(connection, self._namespace)
             self._fold(connection, entries)
+            runtimes.learn(connection, self._namespace, _runs_s(busy, entries), now)
 
     def purge(self) -> None:
         """Lets go of the rows of workers that left long ago. Raises Unavailable."""
@@ -229,6 +235,17 @@ class Fleet:
 
 def _present(remembered: Mapping[str, Remembered]) -> list[tuple[str, Remembered]]:
     return [(name, row) for name, row in remembered.items() if not row.is_forgotten]
+
+
+def _runs_s(busy: Mapping[str, Beat], entries: list[Heard]) -> dict[str, list[float]]:
+    """The runs that ended since `busy`, in seconds, by the name of their task."""
+    runs_s: dict[str, list[float]] = {}
+    for entry in entries:
+        before = busy.get(entry.nodename)
+        seen = decoded(entry) if before else None
+        for name, seconds in ended(before, seen.beat) if before and seen else ():
+            runs_s.setdefault(name, []).append(seconds)
+    return runs_s
 
 
 def _details(seen: WorkerView) -> dict[str, Any]:

@@ -25,6 +25,7 @@ TABLES: Final[Mapping[str, str]] = {
     "control_events": f"select, insert ({_CHOSEN})",
     "drains": "select, insert, update",
     "idempotency_keys": "select, insert, delete",
+    "runtimes": "select, insert, update",
     "tokens": "select",
     "workers": "select, insert, update, delete",
 }

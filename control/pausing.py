@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection
 
-from sluicegate.control import answers, bodies, drains, events, holds, namespaces, sightings
+from sluicegate.control import answers, bodies, drains, events, holds, namespaces, runtimes, sightings
 from sluicegate.control.answers import Ask
 from sluicegate.control.database import CommitUnknown, Database
 from sluicegate.control.draining import Draining
@@ -27,6 +27,7 @@ from sluicegate.schemas.api import PauseRequest
 from sluicegate.schemas.errors import InvalidInput, NotFound, Refused, Unavailable
 from sluicegate.schemas.holds import Change, Hold, HoldKey, expire, place, release
 from sluicegate.schemas.modes import Mode
+from sluicegate.schemas.preview import preview
 from sluicegate.schemas.progress import UNAVAILABLE, Metrics
 from sluicegate.schemas.scopes import GLOBAL, Scope
 from sluicegate.schemas.snapshots import Edition
@@ -72,6 +73,23 @@ class Pausing:
         """`GET /api/workers`. Raises Unavailable, NotMigrated."""
         progress, _ = self._look()
         return {"workers": [worker.to_wire() for worker in progress.workers]}
+
+    def preview(self, scope: Scope) -> dict[str, Any]:
+        """`GET /api/system/worker-pause/preview` (R-C6): what a hold on `scope` would touch. Changes nothing.
+
+        Raises Unavailable (also with Redis away: there is nothing to tell then), NotMigrated.
+        """
+        with self._database.transaction() as connection:
+            truth = namespaces.read(connection, self._namespace) or namespaces.lock(connection, self._namespace)
+            remembered = sightings.read(connection, self._namespace)
+            known = runtimes.read(connection, self._namespace)
+        seen = self._fleet.look(truth, remembered)
+        if not seen.is_heard:
+            raise Unavailable("Redis cannot be read: what runs is not known")
+        usual_s = {name: runtime.usual_s for name, runtime in known.items() if runtime.usual_s is not None}
+        depths = self._fleet.depths(seen, scope)
+        told = preview(seen.workers, scope, depths=depths, usual_s=usual_s, now=seen.at)
+        return told | {"heldBy": bodies.at_scope(truth.holds, scope), "warnings": bodies.warnings(scope, seen.workers)}
 
     def tell(self, hold_id: UUID) -> dict[str, Any]:
         """`GET /api/holds/ID`: a hold, what ran and waited when it was placed, and what became of it (R-C2, R-C5).

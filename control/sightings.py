@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, or_, select, update
+from sqlalchemy import Connection, and_, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from sluicegate.control.tables import WORKERS
@@ -39,6 +39,14 @@ def read(connection: Connection, namespace: str) -> dict[str, Remembered]:
         )
         for row in rows
     }
+
+
+def busy(connection: Connection, namespace: str) -> dict[str, Beat]:
+    """The last beat of each worker that was running something then, by nodename."""
+    column = WORKERS.c
+    is_busy = func.jsonb_array_length(column.beat["running"]) > 0
+    rows = connection.execute(select(column.nodename, column.beat).where(column.namespace == namespace, is_busy))
+    return {row.nodename: _beat(row.beat) for row in rows}
 
 
 def fold(connection: Connection, namespace: str, sightings: Iterable[Sighting]) -> None:

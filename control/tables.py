@@ -162,6 +162,18 @@ DRAINS = Table(
 )
 """How each version of each hold got on; those with `ended_at` null are followed."""
 
+RUNTIMES = Table(
+    "runtimes",
+    METADATA,
+    Column("namespace", Text, primary_key=True),
+    Column("task", Text, primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    # The seconds of the last runs, oldest first (schemas.runtimes).
+    Column("recent_s", JSONB, nullable=False),
+    Column("updated_at", MOMENT, nullable=False),
+)
+"""How long the tasks of each name took, as far as heartbeats have shown."""
+
 TOKENS = Table(
     "tokens",
     METADATA,

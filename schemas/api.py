@@ -197,6 +197,36 @@ class HoldAnswer(Answer):
     drains: list[DrainBody]
 
 
+class TouchedTask(RanBody):
+    """A running task that a hold would touch. `usual_seconds`: the longest recent run of its name, null without any."""
+
+    elapsed_seconds: float | None
+    usual_seconds: float | None
+
+
+class TouchedWorker(Answer):
+    """A worker that a hold would touch."""
+
+    nodename: str
+    state: str
+    enforces: bool
+    reserved: int
+    running: list[TouchedTask]
+
+
+class PreviewAnswer(Answer):
+    """`GET /api/system/worker-pause/preview` (`schemas.preview`). `held_by`: what holds this scope already."""
+
+    scope: str
+    running: int
+    eta_seconds: float | None
+    without_estimate: list[str]
+    queues: list[QueueBody] | None
+    workers: list[TouchedWorker]
+    held_by: list[str]
+    warnings: list[str]
+
+
 class Event(Answer):
     """One audit event. `version` is null for an event that changed no state (noop, refused, denied)."""
 

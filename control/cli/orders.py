@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         'sluicegate pause --reason "deploying 4.2"',
         'sluicegate pause --mode quiesce --reason "GPU firmware" --for 2h',
         'sluicegate pause --reason "deploying 4.2" --wait --timeout 5m',
+        "sluicegate pause --scope host:gpu7 --dry-run",
     ),
 )
 @options.option(
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
 @options.option(
     "--until", "--expires-at", "expires_at", metavar="TIME", help="Release it at TIME: ISO-8601 with a zone."
 )
+@options.option(
+    "--dry-run", is_flag=True, help="Change nothing: show the workers, queues and tasks that it would touch."
+)
 @options.option("--wait", "is_waiting", is_flag=True, help="Return when the fleet has drained, showing progress.")
 @options.option("--timeout", metavar="SPAN", help="With --wait: give up after SPAN (exit 3). Default: never.")
 @options.connection
@@ -58,6 +62,7 @@ def pause(
     scope: str,
     span: str | None,
     expires_at: str | None,
+    dry_run: bool,
     is_waiting: bool,
     timeout: str | None,
     url: str | None,
@@ -67,16 +72,21 @@ def pause(
     """Let no worker start another task. Nothing is lost: what has not started goes back to its queue."""
     # Everything is checked before anything is asked: exit 2 means that no call was made.
     word = Mode.of_hold(mode).word
-    why = check_reason(reason)
+    # What changes nothing needs no reason.
+    why = "" if dry_run else check_reason(reason)
     where = Scope.parse(scope)
     until = _expiry(span, expires_at)
     if timeout is not None and not is_waiting:
         raise InvalidInput("timeout", "belongs to --wait")
+    if dry_run and is_waiting:
+        raise InvalidInput("dry-run", "changes nothing that could be waited for")
     timeout_s = None if timeout is None else parse_span(timeout, "timeout").total_seconds()
 
     from sluicegate.control.cli.session import connect
 
     with connect(url, token_file) as client:
+        if dry_run:
+            ctx.exit(_previewed(client, where, as_json))
         reply = client.pause(mode=word, reason=why, scope=str(where), expires_at=until)
         if is_waiting:
             ctx.exit(_waited(client, reply, where, word == Mode.QUIESCE.word, timeout_s, as_json))
@@ -141,6 +151,22 @@ def _told(reply: Reply[ChangeAnswer], scope: Scope, as_json: bool) -> Exit:
         for line in picture.outcome(reply.body, scope):
             screen.say(line)
     return Exit.OK if reply.body.published else Exit.NOT_PUBLISHED
+
+
+def _previewed(client: Client, scope: Scope, as_json: bool) -> Exit:
+    from sluicegate.control.cli import foresight, screen
+
+    reply = client.preview(str(scope))
+    if as_json:
+        screen.say_json(reply.raw)
+        return Exit.OK
+    for line in foresight.lines(reply.body):
+        screen.say(line)
+    if reply.body.workers:
+        screen.table(foresight.WORKER_HEAD, foresight.worker_rows(reply.body))
+    if reply.body.running:
+        screen.table(foresight.TASK_HEAD, foresight.task_rows(reply.body))
+    return Exit.OK
 
 
 def _waited(

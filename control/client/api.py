@@ -30,6 +30,7 @@ from sluicegate.schemas.api import (
     HoldAnswer,
     PauseAnswer,
     PauseRequest,
+    PreviewAnswer,
     Wire,
 )
 from sluicegate.schemas.errors import InvalidSetting, Unavailable
@@ -82,6 +83,10 @@ class Client:
     def read(self, scope: str = "global") -> Reply[PauseAnswer]:
         """What is ordered, how far it has got (the metrics are those of `scope`), and the newest audit events."""
         return self._get(SYSTEM, PauseAnswer, params=None if scope == "global" else {"scope": scope})
+
+    def preview(self, scope: str = "global") -> Reply[PreviewAnswer]:
+        """What a hold on `scope` would touch, and when it should have drained; changes nothing."""
+        return self._get(f"{SYSTEM}/preview", PreviewAnswer, params={"scope": scope})
 
     def pause(
         self, *, mode: str, reason: str, scope: str = "global", expires_at: str | None = None

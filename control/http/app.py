@@ -27,6 +27,7 @@ from sluicegate.schemas.api import (
     HoldAnswer,
     PauseAnswer,
     PauseRequest,
+    PreviewAnswer,
     Wire,
 )
 from sluicegate.schemas.errors import InvalidInput, SluicegateError
@@ -94,6 +95,12 @@ def read_pause(request: Request, scope: str = "global") -> JSONResponse:
     The metrics are those of `scope`.
     """
     return JSONResponse(_parts(request).pausing.read(Scope.parse(scope)))
+
+
+@api.get("/system/worker-pause/preview", response_model=PreviewAnswer, openapi_extra=VIEWER, tags=["pause"])
+def preview_pause(request: Request, scope: str = "global") -> JSONResponse:
+    """What a hold on `scope` would touch now, and the time until it should have drained. Changes nothing."""
+    return JSONResponse(_parts(request).pausing.preview(Scope.parse(scope)))
 
 
 @api.post(

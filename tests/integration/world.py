@@ -26,7 +26,7 @@ T = TypeVar("T")
 CONTROL_ROLE = "control"
 PAUSE = {"action": "pause", "mode": "drain", "reason": "deploy"}
 RESUME = {"action": "resume", "reason": "done"}
-TABLES = ("namespaces", "holds", "control_events", "idempotency_keys", "tokens", "workers", "drains")
+TABLES = ("namespaces", "holds", "control_events", "idempotency_keys", "tokens", "workers", "drains", "runtimes")
 
 
 def eventually(ask: Callable[[], T], *, within_s: float = 10.0) -> T:

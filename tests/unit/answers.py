@@ -142,3 +142,19 @@ def story(*, at_pause: bool = True, **changes: Any) -> dict[str, Any]:
         ],
         "drains": [ended],
     } | changes
+
+
+def preview(**changes: Any) -> dict[str, Any]:
+    """`GET /api/system/worker-pause/preview`."""
+    known = task(id="t1") | {"queue": "gpu", "waiting": False, "elapsedSeconds": 12.0, "usualSeconds": 60.0}
+    row = {"nodename": "w1@host", "state": "running", "enforces": True, "reserved": 3, "running": [known]}
+    return {
+        "scope": "global",
+        "running": 1,
+        "etaSeconds": 48.0,
+        "withoutEstimate": [],
+        "queues": [{"name": "gpu", "ready": 12}],
+        "workers": [row],
+        "heldBy": [],
+        "warnings": [],
+    } | changes

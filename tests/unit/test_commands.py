@@ -34,6 +34,7 @@ def control() -> Iterator[Stub]:
         prepared.answer("GET /api/workers", {"workers": [answers.worker()]})
         prepared.answer("GET /api/audit", {"events": [answers.event()], "total": 9, "limit": 100, "offset": 0})
         prepared.answer(f"GET /api/holds/{answers.hold()['id']}", answers.story())
+        prepared.answer(f"GET {SYSTEM}/preview", answers.preview())
         prepared.answer("POST /api/workers/w1@host/forget", {"nodename": "w1@host", "forgotten": True})
         yield prepared
 
@@ -137,6 +138,8 @@ BAD = [
     (("nope",), "nope"),
     (("db", "nope"), "nope"),
     (("workers", "--url", "u", "forget", "x", "--reason", "y"), "after"),
+    ((*PAUSE, "--dry-run", "--wait"), "dry-run:"),
+    (("pause", "--dry-run", "--mode", "stop"), "mode:"),
     (("workers", "forget"), "NODENAME"),
     (("holds", "--url", "u", "show"), "after"),
     (("holds", "show", "--scope", "nope"), "scope:"),
@@ -320,6 +323,38 @@ def test_a_story_says_what_is_not_known_and_what_has_not_ended(control: Stub) ->
 def test_the_story_of_a_scope_that_nobody_holds_is_refused(control: Stub) -> None:
     result = call(control, "holds", "show", "--scope", "queue:reports")
     assert_refused(result, Exit.REFUSED, "no manual hold is in force on queue:reports")
+
+
+def test_a_dry_run_asks_for_no_change_and_needs_no_reason(control: Stub) -> None:
+    """R-C6: only the preview is asked for."""
+    result = call(control, "pause", "--dry-run", "--scope", "host:a")
+    assert result.exit_code == Exit.OK
+    assert [route for route, _, _ in control.asked] == [f"GET {SYSTEM}/preview?scope=host%3Aa"]
+    assert result.stdout.splitlines() == [
+        "nothing was changed; a hold on global would stop 1 worker; running 1",
+        "waiting would stay: gpu 12",
+        "drained: in about 48s",
+        "WORKER   STATE    RUNNING  RESERVED",
+        "w1@host  running  1        3",
+        "WORKER   TASK        ID  QUEUE  RUNS FOR  USUALLY",
+        "w1@host  tasks.work  t1  gpu    12s       1m00s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"etaSeconds": None, "withoutEstimate": ["tasks.work"]}, "no estimate: nothing seen so far tells"),
+        ({"etaSeconds": None}, "a worker is silent"),
+        ({"etaSeconds": 0.0, "running": 0}, "drained: at once"),
+        ({"queues": None}, "what waits is not known"),
+        ({"heldBy": ["budget"]}, "held already by: budget"),
+        ({"warnings": ["w2 does not enforce it"]}, "warning: w2 does not enforce it"),
+    ],
+)
+def test_a_dry_run_says_what_it_cannot_know(control: Stub, changes: dict[str, Any], words: str) -> None:
+    control.answer(f"GET {SYSTEM}/preview", answers.preview(**changes))
+    assert words in call(control, "pause", "--dry-run").stdout
 
 
 WORKING: dict[str, Any] = {"running": 1, "isDrained": False}
