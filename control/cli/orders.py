@@ -182,7 +182,15 @@ def _waited(
     try:
         with screen.progress(silent=as_json) as progress:
             target = Edition(system.epoch, system.version)
-            verdict = wait.wait(client, target, timeout_s, progress, scope=scope, is_quiesce=is_quiesce)
+            verdict = wait.wait(
+                client,
+                target,
+                timeout_s,
+                progress,
+                scope=scope,
+                is_quiesce=is_quiesce,
+                durations_s=wait.known_durations(client, scope),
+            )
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted: the pause stands (version {system.version}); "

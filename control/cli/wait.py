@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sluicegate.control.cli.screen import Progress
@@ -11,7 +11,7 @@ from sluicegate.control.cli.spans import spell
 from sluicegate.control.client import Client
 from sluicegate.control.client.waiting import Look, Outcome, Unfinished, Verdict, Watch, judge
 from sluicegate.schemas.beats import WorkerState
-from sluicegate.schemas.errors import Unavailable
+from sluicegate.schemas.errors import SluicegateError, Unavailable
 from sluicegate.schemas.exits import Exit
 from sluicegate.schemas.scopes import GLOBAL, Scope
 from sluicegate.schemas.snapshots import Edition
@@ -37,14 +37,16 @@ def wait(
     *,
     scope: Scope = GLOBAL,
     is_quiesce: bool = False,
+    durations_s: Mapping[str, float] | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Verdict:
     """Look until `scope` has drained (or quiesced), or cannot any more.
 
+    `durations_s`: what tasks are known to take at most, by name, to estimate from until this wait has seen more.
     Raises Unavailable after PATIENCE_S without answers.
     """
-    watch = Watch(target=target, timeout_s=timeout_s, is_quiesce=is_quiesce)
+    watch = Watch(target=target, timeout_s=timeout_s, is_quiesce=is_quiesce, durations_s=durations_s or {})
     start = answered = clock()
     while True:
         try:
@@ -62,6 +64,17 @@ def wait(
                 return verdict
             progress.show(describe(verdict), _without_clock(verdict))
         sleep(INTERVAL_S if timeout_s is None else max(0.0, min(INTERVAL_S, start + timeout_s - clock())))
+
+
+def known_durations(client: Client, scope: Scope) -> dict[str, float]:
+    """What the control plane has seen the tasks take that run now; nothing where it cannot tell (an older one)."""
+    try:
+        told = client.preview(str(scope)).body
+    except SluicegateError:
+        # An estimate is a courtesy: the wait goes on without.
+        return {}
+    tasks = [task for worker in told.workers for task in worker.running]
+    return {task.name: task.usual_seconds for task in tasks if task.usual_seconds is not None}
 
 
 def exit_of(verdict: Verdict) -> Exit:

@@ -376,8 +376,21 @@ def test_wait_shows_each_change_once_and_ends_drained(control: Stub) -> None:
     assert headline.startswith("PAUSED")
     assert "running 1" in progress
     assert "yet to acknowledge: w1@host" in progress
-    assert "no estimate yet" in progress
+    assert "about 1m00s left" in progress
     assert end.startswith("drained after")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("status", [404, 503])
+def test_wait_goes_on_without_an_estimate_where_nobody_can_give_one(control: Stub, status: int) -> None:
+    """An older control plane has no preview, and one whose Redis is away cannot answer it."""
+    control.answer(f"GET {SYSTEM}/preview", answers.error("x", "no"), status=status)
+    busy = {"workers": [answers.worker(running=[answers.task()])]}
+    control.answer("GET /api/workers", busy, {"workers": [answers.worker()]})
+    control.answer(f"GET {SYSTEM}", answers.state(**WORKING), answers.state())
+    result = call(control, *PAUSE, "--wait")
+    assert result.exit_code == Exit.OK
+    assert "no estimate yet" in result.stdout
 
 
 @pytest.mark.usefixtures("quick")
