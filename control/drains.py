@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, insert, null, select, update
+from sqlalchemy import Connection, RowMapping, and_, insert, null, select, update
 
-from sluicegate.control.tables import DRAINS
-from sluicegate.schemas.drains import Ending, Followed
+from sluicegate.control.tables import DRAINS, HOLDS
+from sluicegate.schemas.drains import Ending, Fate, Followed
 from sluicegate.schemas.times import to_wire, to_wire_or_none
 
 
@@ -66,6 +66,33 @@ def under_way(connection: Connection, namespace: str) -> list[Drain]:
     """What is to be followed."""
     rows = connection.execute(select(DRAINS).where(DRAINS.c.namespace == namespace, DRAINS.c.ended_at.is_(None)))
     return [_from_row(row) for row in rows.mappings()]
+
+
+def running(connection: Connection, hold_id: UUID) -> list[dict[str, Any]]:
+    """The tasks that a hold waits for, as far as is known: who runs what."""
+    column = DRAINS.c
+    tasks = connection.execute(
+        select(column.tasks).where(column.hold_id == hold_id).order_by(column.version.desc()).limit(1)
+    ).scalar()
+    return [
+        {name: task[name] for name in ("nodename", "id", "name", "startedAt", "waiting")}
+        for task in tasks or []
+        if task["fate"] == Fate.RUNNING
+    ]
+
+
+def drained(connection: Connection, namespace: str) -> frozenset[UUID]:
+    """The holds in force whose present version has drained."""
+    column = DRAINS.c
+    is_in_force = and_(HOLDS.c.id == column.hold_id, HOLDS.c.released_at.is_(None))
+    newest = (
+        select(column.hold_id, column.ending)
+        .join(HOLDS, is_in_force)
+        .where(column.namespace == namespace)
+        .distinct(column.hold_id)
+        .order_by(column.hold_id, column.version.desc())
+    )
+    return frozenset(row.hold_id for row in connection.execute(newest) if row.ending == Ending.DRAINED)
 
 
 def keep(connection: Connection, drain: Drain, tasks: Sequence[Followed], moment: dict[str, Any] | None) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sluicegate.schemas.api import PauseRequest
 from sluicegate.schemas.errors import InvalidInput
-from sluicegate.schemas.holds import check_reason
+from sluicegate.schemas.holds import Then, check_reason
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import Scope
-from sluicegate.schemas.times import from_wire_or_none, to_wire_or_none
+from sluicegate.schemas.times import from_wire_or_none, to_wire, to_wire_or_none
 
 PAUSE, RESUME = "pause", "resume"
 
@@ -26,11 +25,15 @@ class Order:
     scope: Scope
     mode: Mode | None = None
     expires_at: datetime | None = None
+    deadline: datetime | None = None
+    then: Then | None = None
     is_forced: bool = False
 
     def to_wire(self) -> dict[str, Any]:
         """What makes two requests the same request."""
-        return {
+        # What an order does not have is left out: a request from before it existed is still the same request.
+        more = {} if self.deadline is None else {"deadline": to_wire(self.deadline), "then": str(self.then)}
+        return more | {
             "action": self.action,
             "reason": self.reason,
             "scope": str(self.scope),
@@ -47,17 +50,46 @@ def order_of(request: PauseRequest) -> Order:
     """
     reason = check_reason(request.reason)
     scope = Scope.parse(request.scope)
-    unenforced: Mapping[str, Any] = {"deadline": request.deadline, "then": request.then}
-    for field, value in unenforced.items():
-        if value is not None:
-            raise InvalidInput(field, "is not enforced by this version")
     if request.action == PAUSE:
         if request.force_resume:
             raise InvalidInput("forceResume", "belongs to a resume")
         mode = Mode.of_hold(request.mode)
         expires_at = from_wire_or_none(request.expires_at, "expiresAt")
-        return Order(action=PAUSE, reason=reason, scope=scope, mode=mode, expires_at=expires_at)
+        deadline, then = _escalation(request, mode, expires_at)
+        return Order(
+            action=PAUSE,
+            reason=reason,
+            scope=scope,
+            mode=mode,
+            expires_at=expires_at,
+            deadline=deadline,
+            then=then,
+        )
     # A client may send the mode that it sees along with a resume; it means nothing there.
-    if request.expires_at is not None:
-        raise InvalidInput("expiresAt", "belongs to a pause")
+    for field, value in (
+        ("expiresAt", request.expires_at),
+        ("deadline", request.deadline),
+        ("then", request.then),
+    ):
+        if value is not None:
+            raise InvalidInput(field, "belongs to a pause")
     return Order(action=RESUME, reason=reason, scope=scope, is_forced=request.force_resume)
+
+
+def _escalation(request: PauseRequest, mode: Mode, expires_at: datetime | None) -> tuple[datetime | None, Then | None]:
+    deadline = from_wire_or_none(request.deadline, "deadline")
+    if request.then is not None and request.then not in list(Then):
+        raise InvalidInput("then", f"{request.then!r} is not what can follow a deadline: use quiesce")
+    if request.then not in (None, Then.QUIESCE):
+        raise InvalidInput("then", f"{request.then} is not enforced by this version: use quiesce")
+    if deadline is None:
+        if request.then is not None:
+            raise InvalidInput("then", "belongs to a deadline")
+        return None, None
+    if request.then is None:
+        raise InvalidInput("then", "say what follows the deadline: quiesce")
+    if mode is not Mode.DRAIN:
+        raise InvalidInput("deadline", f"belongs to a drain: this is a {mode.word} already")
+    if expires_at is not None and expires_at <= deadline:
+        raise InvalidInput("deadline", "must lie before the hold expires")
+    return deadline, Then.QUIESCE

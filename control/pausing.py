@@ -25,7 +25,7 @@ from sluicegate.control.orders import PAUSE, Order, order_of
 from sluicegate.control.publisher import Publisher
 from sluicegate.schemas.api import PauseRequest
 from sluicegate.schemas.errors import InvalidInput, NotFound, Refused, Unavailable
-from sluicegate.schemas.holds import Change, Hold, HoldKey, expire, place, release
+from sluicegate.schemas.holds import Change, Hold, HoldKey, escalate, expire, place, release
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.preview import preview
 from sluicegate.schemas.progress import UNAVAILABLE, Metrics
@@ -35,6 +35,10 @@ from sluicegate.schemas.times import to_wire_or_none
 
 MAX_LOOKS = 5
 """How often a resume looks at the fleet again because the state changed meanwhile."""
+
+
+Judge = Callable[[Connection, Truth], tuple[Change, events.Event] | None]
+"""What the clock does to a truth, with the event that says so; None: nothing is due."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +137,11 @@ class Pausing:
 
         With several replicas, the row lock lets exactly one release each.
         """
-        count = 0
-        while self._has_due():
-            edition = self._expire_one()
-            if edition is None:
-                break
-            count += 1
-            self._publisher.publish_now(edition)
-        return count
+        return self._while_due(_expired)
+
+    def escalate_due(self) -> int:
+        """Makes a quiesce of each drain whose deadline has come with work left; how many. As `expire_due`."""
+        return self._while_due(_escalated)
 
     def _look(self, scope: Scope = GLOBAL) -> tuple[Progress, list[dict[str, Any]]]:
         with self._database.transaction() as connection:
@@ -236,6 +237,8 @@ class Pausing:
         # is answered as the first was even after its hold has expired.
         if order.expires_at is not None and order.expires_at <= truth.now:
             raise InvalidInput("expiresAt", "must be in the future")
+        if order.deadline is not None and order.deadline <= truth.now:
+            raise InvalidInput("deadline", "must be in the future")
         wish = Hold(
             id=uuid4(),
             scope=order.scope,
@@ -244,32 +247,73 @@ class Pausing:
             actor=actor,
             created_at=truth.now,
             expires_at=order.expires_at,
+            deadline=order.deadline,
+            then=order.then,
         )
         return place(truth.holds, wish)
 
-    def _has_due(self) -> bool:
+    def _while_due(self, judge: Judge) -> int:
+        count = 0
+        while self._has_due(judge):
+            edition = self._act(judge)
+            if edition is None:
+                break
+            count += 1
+            self._publisher.publish_now(edition)
+        return count
+
+    def _has_due(self, judge: Judge) -> bool:
+        # Without the lock: nearly always nothing is due, and then nobody is to wait.
         with self._database.transaction() as connection:
             truth = namespaces.read(connection, self._namespace)
-        return truth is not None and not expire(truth.holds, now=truth.now).is_noop
+            return truth is not None and judge(connection, truth) is not None
 
-    def _expire_one(self) -> Edition | None:
+    def _act(self, judge: Judge) -> Edition | None:
         with self._database.transaction() as connection:
             truth = namespaces.lock(connection, self._namespace)
-            change = expire(truth.holds, now=truth.now)
-            if change.is_noop or change.hold is None:
+            due = judge(connection, truth)
+            if due is None:
                 return None  # another replica was first
-            event = events.Event(
-                action="hold_expired",
-                outcome=events.APPLIED,
-                actor=events.SYSTEM,
-                at=truth.now,
-                edition=Edition(truth.epoch, change.holds.version),
-                version=change.holds.version,
-                reason=change.hold.reason,
-                details={"expiresAt": to_wire_or_none(change.hold.expires_at), "change": str(change.kind)},
-                **events.about(change.hold),
-            )
+            change, event = due
             return namespaces.store(connection, truth, change, event).edition
+
+
+def _expired(connection: Connection, truth: Truth) -> tuple[Change, events.Event] | None:
+    change = expire(truth.holds, now=truth.now)
+    if change.hold is None:
+        return None
+    return change, _by_the_clock("hold_expired", truth, change, {"expiresAt": to_wire_or_none(change.hold.expires_at)})
+
+
+def _escalated(connection: Connection, truth: Truth) -> tuple[Change, events.Event] | None:
+    if not any(hold.is_overdue(truth.now) for hold in truth.holds.active):
+        return None
+    change = escalate(truth.holds, now=truth.now, drained=drains.drained(connection, truth.namespace))
+    if change.hold is None:
+        return None
+    details = {
+        "deadline": to_wire_or_none(change.hold.deadline),
+        "then": change.hold.then,
+        # What it does to each of these: asks it to stop at its next checkpoint. The receipt says what came of it.
+        "running": drains.running(connection, change.hold.id),
+    }
+    return change, _by_the_clock("hold_escalated", truth, change, details)
+
+
+def _by_the_clock(action: str, truth: Truth, change: Change, details: dict[str, Any]) -> events.Event:
+    """What goes on record about a change that nobody asked for at this moment."""
+    hold = change.hold
+    return events.Event(
+        action=action,
+        outcome=events.APPLIED,
+        actor=events.SYSTEM,
+        at=truth.now,
+        edition=Edition(truth.epoch, change.holds.version),
+        version=change.holds.version,
+        reason=None if hold is None else hold.reason,
+        details=details | {"change": str(change.kind)},
+        **events.about(hold),
+    )
 
 
 def _refusal(order: Order, truth: Truth, progress: Progress) -> Refused | None:
@@ -306,6 +350,8 @@ def _event(
         extra["forceResume"] = order.is_forced
     if order.expires_at is not None:
         extra["expiresAt"] = to_wire_or_none(order.expires_at)
+    if order.deadline is not None:
+        extra |= {"deadline": to_wire_or_none(order.deadline), "then": order.then}
     return events.Event(
         action=order.action,
         outcome=outcome,

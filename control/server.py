@@ -82,6 +82,7 @@ class ControlPlane:
         self._loops = [
             Loop("publish", self.publisher.beat, interval_s=interval_s),
             Loop("expire", self.pausing.expire_due, interval_s=EXPIRE_EVERY_S),
+            Loop("escalate", self.pausing.escalate_due, interval_s=EXPIRE_EVERY_S),
             Loop("drain", self.draining.follow, interval_s=DRAIN_EVERY_S),
             Loop("fold", self.fleet.fold, interval_s=FOLD_EVERY_S),
             Loop("clean", self._clean, interval_s=CLEAN_EVERY_S),

@@ -7,6 +7,7 @@ announcing it is the control plane's work, never done here.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -92,6 +93,11 @@ class Hold:
     def is_expired(self, now: datetime) -> bool:
         """Has its time run out at `now`? The instant of expiry itself counts as expired."""
         return self.expires_at is not None and self.expires_at <= now
+
+    def is_overdue(self, now: datetime) -> bool:
+        """Is it a drain whose deadline has come at `now`, and that is to become a quiesce then?"""
+        has_come = self.deadline is not None and self.deadline <= now
+        return has_come and self.then == Then.QUIESCE and self.mode is Mode.DRAIN
 
     def to_wire(self) -> dict[str, Any]:
         """The hold as JSON has it everywhere: camelCase keys, ISO-8601 UTC times."""
@@ -220,6 +226,7 @@ class ChangeKind(StrEnum):
     ALTERED = "altered"
     RELEASED = "released"
     EXPIRED = "expired"
+    ESCALATED = "escalated"
     NOOP = "noop"
 
 
@@ -272,6 +279,21 @@ def expire(holds: Holds, *, now: datetime) -> Change:
     first = min(due, key=lambda hold: (hold.expires_at or now, hold.id))
     released = replace(first, released_at=now, released_by="sluicegate", released_reason="expired")
     return _changed(holds, ChangeKind.EXPIRED, remove=first, about=released)
+
+
+def escalate(holds: Holds, *, now: datetime, drained: Collection[UUID] = ()) -> Change:
+    """What a deadline does: the drain whose deadline came first becomes a quiesce, or nothing (R-B6).
+
+    One at a time, as `expire`. `drained`: the ids of holds whose scope has drained: nothing is left to escalate. What
+    has expired is the other transition's. The deadline stays on the hold, to tell why it is a quiesce; it comes once.
+    """
+    due = [
+        hold for hold in holds.active if hold.is_overdue(now) and not hold.is_expired(now) and hold.id not in drained
+    ]
+    if not due:
+        return Change(kind=ChangeKind.NOOP, holds=holds)
+    first = min(due, key=lambda hold: (hold.deadline or now, hold.id))
+    return _changed(holds, ChangeKind.ESCALATED, add=replace(first, mode=Mode.QUIESCE), remove=first)
 
 
 def _changed(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         'sluicegate pause --mode quiesce --reason "GPU firmware" --for 2h',
         'sluicegate pause --reason "deploying 4.2" --wait --timeout 5m',
         "sluicegate pause --scope host:gpu7 --dry-run",
+        'sluicegate pause --reason "host goes down at ten" --deadline 30m --then quiesce --wait',
     ),
 )
 @options.option(
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 @options.option(
     "--until", "--expires-at", "expires_at", metavar="TIME", help="Release it at TIME: ISO-8601 with a zone."
 )
+@options.option("--deadline", metavar="SPAN", help="After SPAN, do with what still runs what --then says.")
+@options.option("--then", metavar="STEP", help="What follows the deadline. quiesce: stop at the next checkpoint.")
 @options.option(
     "--dry-run", is_flag=True, help="Change nothing: show the workers, queues and tasks that it would touch."
 )
@@ -62,6 +65,8 @@ def pause(
     scope: str,
     span: str | None,
     expires_at: str | None,
+    deadline: str | None,
+    then: str | None,
     dry_run: bool,
     is_waiting: bool,
     timeout: str | None,
@@ -76,6 +81,9 @@ def pause(
     why = "" if dry_run else check_reason(reason)
     where = Scope.parse(scope)
     until = _expiry(span, expires_at)
+    by = None if deadline is None else to_wire(datetime.now(UTC) + parse_span(deadline, "deadline"))
+    if (deadline is None) != (then is None):
+        raise InvalidInput("then" if deadline else "deadline", "--deadline and --then belong together")
     if timeout is not None and not is_waiting:
         raise InvalidInput("timeout", "belongs to --wait")
     if dry_run and is_waiting:
@@ -87,9 +95,10 @@ def pause(
     with connect(url, token_file) as client:
         if dry_run:
             ctx.exit(_previewed(client, where, as_json))
-        reply = client.pause(mode=word, reason=why, scope=str(where), expires_at=until)
+        reply = client.pause(mode=word, reason=why, scope=str(where), expires_at=until, deadline=by, then=then)
         if is_waiting:
-            ctx.exit(_waited(client, reply, where, word == Mode.QUIESCE.word, timeout_s, as_json))
+            may_quiesce = Mode.QUIESCE.word in (word, then)
+            ctx.exit(_waited(client, reply, where, may_quiesce, timeout_s, as_json))
         ctx.exit(_told(reply, where, as_json))
 
 

@@ -64,6 +64,9 @@ def measures(metrics: MetricsBody, *, is_paused: bool) -> str:
 def outcome(answer: ChangeAnswer, scope: Scope) -> Iterator[str]:
     """What a pause or a resume of `scope` did, line by line."""
     yield scope_line(answer.system, scope) + (" (unchanged: it was so before)" if answer.outcome == "noop" else "")
+    for hold in answer.system.holds:
+        if hold.scope == str(scope) and hold.cause == "manual" and hold.deadline and hold.mode == Mode.DRAIN.word:
+            yield f"deadline {moment(hold.deadline)}: then {hold.then}, if work is left"
     if answer.remaining:
         yield f"still held by: {', '.join(answer.remaining)}"
     for warning in answer.warnings:

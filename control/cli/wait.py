@@ -13,6 +13,7 @@ from sluicegate.control.client.waiting import Look, Outcome, Unfinished, Verdict
 from sluicegate.schemas.beats import WorkerState
 from sluicegate.schemas.errors import SluicegateError, Unavailable
 from sluicegate.schemas.exits import Exit
+from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import GLOBAL, Scope
 from sluicegate.schemas.snapshots import Edition
 
@@ -157,6 +158,7 @@ def _look(client: Client, scope: Scope, at_s: Callable[[], float]) -> Look:
         at_s=at_s(),
         edition=Edition(answer.system.epoch, answer.system.version),
         is_paused=any(hold.scope == str(scope) for hold in answer.system.holds),
+        is_quiesce=any((hold.scope, hold.mode) == (str(scope), Mode.QUIESCE.word) for hold in answer.system.holds),
         metrics=answer.metrics,
         workers=workers,
     )

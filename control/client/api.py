@@ -89,10 +89,27 @@ class Client:
         return self._get(f"{SYSTEM}/preview", PreviewAnswer, params={"scope": scope})
 
     def pause(
-        self, *, mode: str, reason: str, scope: str = "global", expires_at: str | None = None
+        self,
+        *,
+        mode: str,
+        reason: str,
+        scope: str = "global",
+        expires_at: str | None = None,
+        deadline: str | None = None,
+        then: str | None = None,
     ) -> Reply[ChangeAnswer]:
-        """Place the manual hold of `scope`; `expires_at` is an ISO-8601 time."""
-        return self._change(PauseRequest(action="pause", mode=mode, reason=reason, scope=scope, expires_at=expires_at))
+        """Place the manual hold of `scope`; `expires_at` and `deadline` are ISO-8601 times."""
+        return self._change(
+            PauseRequest(
+                action="pause",
+                mode=mode,
+                reason=reason,
+                scope=scope,
+                expires_at=expires_at,
+                deadline=deadline,
+                then=then,
+            )
+        )
 
     def resume(self, *, reason: str, scope: str = "global", force: bool = False) -> Reply[ChangeAnswer]:
         """Release the manual hold of `scope`; Refused where it is not drained and `force` is false."""

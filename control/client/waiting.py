@@ -39,13 +39,17 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """One pair of answers. `at_s` counts from the start of the wait; `edition` is what is now ordered."""
+    """One pair of answers. `at_s` counts from the start of the wait; `edition` is what is now ordered.
+
+    `is_quiesce`: is a quiesce in force in the scope now? A drain becomes one when its deadline comes.
+    """
 
     at_s: float
     edition: Edition
     is_paused: bool
     metrics: MetricsBody
     workers: Sequence[WorkerBody]
+    is_quiesce: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +135,7 @@ def _outcome(watch: Watch, look: Look, losses: Sequence[Loss]) -> Outcome:
             return Outcome.LIFTED
         if look.metrics.is_drained:
             return Outcome.DRAINED
-        if watch.is_quiesce and look.metrics.is_quiesced:
+        if watch.is_quiesce and look.is_quiesce and look.metrics.is_quiesced:
             return Outcome.QUIESCED
     return Outcome.TIMED_OUT if _is_over(watch, look) else Outcome.WAITING
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 import pytest
 
 from sluicegate.control.stack import Stack
+from sluicegate.schemas.times import to_wire
 from tests.fleet.harness import Fleet
 from tests.fleet.waiting import until
 
@@ -73,3 +75,37 @@ def test_one_task_ends_and_the_other_goes_down_with_its_worker(stack: Stack) -> 
     assert nodename == fleet.workers["w1"].nodename
     assert [(task["name"], "replaced" in task["how"]) for task in tasks] == [("fleet.nap", True)]
     assert long not in fleet.ended()
+
+
+def test_a_drain_becomes_a_quiesce_at_its_deadline_and_frees_the_slots(stack: Stack) -> None:
+    """R-B6: before it the tasks go on, after it they stop at their next checkpoint."""
+    with Fleet(stack) as fleet:
+        fleet.watch()
+        fleet.start(slots=2)
+        fleet.wait_open()
+        fleet.send("steps_yield", 200, 0.1)
+        fleet.send("steps_wait", 200, 0.1)
+        until("both are under way", lambda: len({done.seq for done in fleet.items()}) == 2)
+        scope = f"worker:{fleet.workers['w1'].nodename}"
+        by = datetime.now(UTC) + timedelta(seconds=2)
+        order = fleet.client.pause(mode="drain", reason="test", scope=scope, deadline=to_wire(by), then="quiesce")
+        placed = order.body.system.version
+        try:
+            made = until("the receipt is on record", partial(receipt_of, fleet, placed + 1))
+            items = fleet.items()
+            fleet.stays_still(for_s=0.5)
+            assert fleet.items() == items
+            (came,) = [
+                event for event in fleet.client.audit({"action": "hold_escalated"}).body.events if event.scope == scope
+            ]
+        finally:
+            fleet.client.resume(reason="test", scope=scope, force=True)
+    assert max(done.at_us for done in items) > by.timestamp() * 1e6 - 5e5
+    assert (came.version, came.created_at >= by) == (placed + 1, True)
+    assert len(came.details["running"]) == 2
+    assert {name: made[name] for name in ("finished", "yielded", "waiting", "lost")} == {
+        "finished": 0,
+        "yielded": 1,
+        "waiting": 1,
+        "lost": 0,
+    }

@@ -122,8 +122,20 @@ def test_distinct_changes_at_once_make_one_version_each(world: World) -> None:
         (PAUSE | {"scope": None}, "scope"),
         (PAUSE | {"scope": "queue:"}, "scope"),
         (PAUSE | {"scope": "queue:e*"}, "scope"),
-        (PAUSE | {"deadline": "2999-01-01T00:00:00Z"}, "deadline"),
+        (PAUSE | {"deadline": "2999-01-01T00:00:00Z"}, "then"),
         (PAUSE | {"then": "quiesce"}, "then"),
+        (PAUSE | {"deadline": "2999-01-01T00:00:00Z", "then": "requeue"}, "then"),
+        (PAUSE | {"deadline": "2999-01-01T00:00:00Z", "then": "terminate"}, "then"),
+        (PAUSE | {"deadline": "2999-01-01T00:00:00Z", "then": ["quiesce"]}, "then"),
+        (PAUSE | {"deadline": "2020-01-01T00:00:00Z", "then": "quiesce"}, "deadline"),
+        (PAUSE | {"deadline": "soon", "then": "quiesce"}, "deadline"),
+        (PAUSE | {"mode": "quiesce", "deadline": "2999-01-01T00:00:00Z", "then": "quiesce"}, "deadline"),
+        (
+            PAUSE | {"deadline": "2999-01-02T00:00:00Z", "then": "quiesce", "expiresAt": "2999-01-01T00:00:00Z"},
+            "deadline",
+        ),
+        (RESUME | {"deadline": "2999-01-01T00:00:00Z"}, "deadline"),
+        (RESUME | {"then": "quiesce"}, "then"),
         (PAUSE | {"forceResume": True}, "forceResume"),
         (PAUSE | {"expiresAt": "tomorrow"}, "expiresAt"),
         (PAUSE | {"expiresAt": "2999-01-01T00:00:00"}, "expiresAt"),
@@ -352,6 +364,65 @@ def test_a_hold_expires_once_however_many_replicas_look(world: World) -> None:
         assert plane.pausing.expire_due() == 0
     assert len(world.events(action="hold_expired")) == 1
     check_one_event_per_version(world)
+
+
+def deadline_in(seconds: float) -> dict[str, str]:
+    return {"deadline": to_wire(datetime.now(UTC) + timedelta(seconds=seconds)), "then": "quiesce"}
+
+
+def test_a_deadline_comes_once_however_many_replicas_look(world: World) -> None:
+    """R-B6: one change, one event that names what still runs, and published."""
+    planes = [world.start(), world.start()]
+    world.beat("celery@a", running=WORK)
+    first = world.change(planes[0], **PAUSE, **deadline_in(1))
+    (hold,) = first["system"]["holds"]
+    assert (hold["mode"], hold["then"]) == ("drain", "quiesce")
+    (came,) = eventually(lambda: world.events(action="hold_escalated"))
+    assert (came["actor"], came["version"], came["mode"]) == ("sluicegate", 3, "quiesce")
+    assert [(task["nodename"], task["id"]) for task in came["details"]["running"]] == [("celery@a", "t1")]
+    late = from_wire(came["created_at"], "created_at") - from_wire(hold["deadline"], "deadline")
+    assert timedelta(0) <= late < timedelta(seconds=2)
+
+    def is_announced() -> bool:
+        published = world.published()
+        return published is not None and published.holds.global_mode is Mode.QUIESCE
+
+    eventually(is_announced)
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(lambda turn: planes[turn % 2].pausing.escalate_due(), range(8))) == 0
+    assert len(world.events(action="hold_escalated")) == 1
+    check_one_event_per_version(world)
+
+
+def test_replicas_that_escalate_at_the_same_moment_make_one_change(world: World) -> None:
+    """Without loops: all of them find it due, and one does it."""
+    planes = [world.replica() for _ in range(4)]
+    world.beat("celery@a", running=WORK)
+    world.change(planes[0], **PAUSE, **deadline_in(0.3))
+    eventually(lambda: world.sql("select 1 from holds where deadline <= clock_timestamp()"))
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(lambda turn: planes[turn % 4].pausing.escalate_due(), range(16))) == 1
+    check_one_event_per_version(world)
+
+
+def test_a_deadline_after_the_drain_was_complete_changes_nothing(world: World) -> None:
+    """What follows it is for work that is left."""
+    plane = world.replica()
+    world.beat("celery@a", running=WORK)
+    world.change(plane, **PAUSE, **deadline_in(0.3))
+    world.beat("celery@a", state=WorkerState.PAUSED, applied=Edition(1, 2))
+    assert plane.draining.follow() == 1
+    eventually(lambda: world.sql("select 1 from holds where deadline <= clock_timestamp()"))
+    assert plane.pausing.escalate_due() == 0
+    assert plane.pausing.read()["system"]["mode"] == "drain"
+
+
+def test_a_repeat_with_the_same_deadline_is_a_noop_and_with_another_an_alteration(world: World) -> None:
+    plane = world.replica()
+    by = deadline_in(600)
+    assert [world.change(plane, **PAUSE, **by)["outcome"] for _ in range(2)] == ["applied", "noop"]
+    assert world.change(plane, **PAUSE, **deadline_in(900))["outcome"] == "applied"
+    assert world.change(plane, **PAUSE)["system"]["holds"][0]["deadline"] is None
 
 
 def test_a_request_repeated_after_its_hold_expired_is_answered_as_the_first_was(world: World) -> None:

@@ -84,6 +84,15 @@ def test_a_span_becomes_the_time_of_expiry(control: Stub) -> None:
         assert control.asked[-1][1]["expiresAt"] == "2030-01-01T00:00:00.000000Z"
 
 
+def test_a_deadline_is_sent_with_what_follows_it_and_told(control: Stub) -> None:
+    held = answers.hold(deadline="2026-01-31T10:00:00.000000Z", then="quiesce")
+    control.answer(f"POST {SYSTEM}", answers.change(holds=[held]))
+    result = call(control, *PAUSE, "--deadline", "30m", "--then", "quiesce")
+    body = control.asked[0][1]
+    assert (body["deadline"][-1], body["then"]) == ("Z", "quiesce")
+    assert "deadline 2026-01-31 10:00:00Z: then quiesce, if work is left\n" in result.stdout
+
+
 def test_a_repeat_is_told_to_have_changed_nothing(control: Stub) -> None:
     control.answer(f"POST {SYSTEM}", answers.change(outcome="noop"))
     assert "unchanged" in call(control, *PAUSE).stdout
@@ -139,6 +148,9 @@ BAD = [
     (("db", "nope"), "nope"),
     (("workers", "--url", "u", "forget", "x", "--reason", "y"), "after"),
     ((*PAUSE, "--dry-run", "--wait"), "dry-run:"),
+    ((*PAUSE, "--deadline", "30m"), "then:"),
+    ((*PAUSE, "--then", "quiesce"), "deadline:"),
+    ((*PAUSE, "--deadline", "soon", "--then", "quiesce"), "deadline:"),
     (("pause", "--dry-run", "--mode", "stop"), "mode:"),
     (("workers", "forget"), "NODENAME"),
     (("holds", "--url", "u", "show"), "after"),

@@ -18,7 +18,9 @@ from sluicegate.schemas.holds import (
     Hold,
     HoldKey,
     Holds,
+    Then,
     check_reason,
+    escalate,
     expire,
     place,
     release,
@@ -119,6 +121,39 @@ def test_the_instant_of_expiry_counts_as_expired():
     hold = manual(expires_at=NOW)
     assert hold.is_expired(NOW)
     assert not hold.is_expired(NOW - timedelta(microseconds=1))
+
+
+@given(hold_sets, st.data())
+def test_deadlines_come_one_at_a_time_each_once_and_change_nothing_but_the_mode(state, data):
+    """R-B6. What has expired, what has drained and what is a quiesce already stays as it is."""
+    drained = data.draw(st.sets(st.sampled_from(sorted(hold.id for hold in state.active)))) if state.active else set()
+    before, count = state, 0
+    while not (change := escalate(state, now=NOW, drained=drained)).is_noop:
+        count += 1
+        was = state.find(change.hold.key)
+        assert was.mode is Mode.DRAIN
+        assert was.deadline <= NOW
+        assert was.then == Then.QUIESCE
+        assert change.hold == replace(was, mode=Mode.QUIESCE)
+        assert change.holds.version == state.version + 1
+        assert change.holds.active - {change.hold} == state.active - {was}
+        state = change.holds
+    due = {
+        hold.id
+        for hold in before.active
+        if hold.is_overdue(NOW) and not hold.is_expired(NOW) and hold.id not in drained
+    }
+    assert count == len(due)
+    assert {hold.id for hold in state.active - before.active} == due
+
+
+def test_a_deadline_comes_at_its_instant_and_not_before():
+    hold = manual(Mode.DRAIN, deadline=NOW, then=Then.QUIESCE)
+    state = Holds(version=1, active=frozenset({hold}))
+    assert escalate(state, now=NOW - timedelta(microseconds=1)).is_noop
+    assert escalate(state, now=NOW).holds.global_mode is Mode.QUIESCE
+    other = Holds(version=1, active=frozenset({replace(hold, then=Then.TERMINATE)}))
+    assert escalate(other, now=NOW).is_noop
 
 
 def test_the_example_of_composition_in_the_requirements():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -52,6 +52,14 @@ def test_an_answer_older_than_the_order_says_nothing_about_it() -> None:
 def test_a_newer_version_that_still_holds_counts_and_one_that_does_not_is_lifted() -> None:
     assert Wait().sees(look(1, version=9)).outcome is Outcome.DRAINED
     assert Wait().sees(look(1, version=9, paused=False)).outcome is Outcome.LIFTED
+
+
+def test_a_drain_is_not_quiesced_before_its_deadline_made_it_a_quiesce() -> None:
+    """A task may wait at a checkpoint for another hold's sake."""
+    wait = Wait(Watch(target=TARGET, timeout_s=60.0, is_quiesce=True))
+    stopped = look(1, running=1, isDrained=False, waiting=1, isQuiesced=True)
+    assert wait.sees(replace(stopped, is_quiesce=False)).outcome is Outcome.WAITING
+    assert wait.sees(stopped).outcome is Outcome.QUIESCED
 
 
 def test_metrics_that_cannot_be_had_are_never_drained() -> None:
