@@ -85,14 +85,9 @@ def drained(connection: Connection, namespace: str) -> frozenset[UUID]:
     """The holds in force whose present version has drained."""
     column = DRAINS.c
     is_in_force = and_(HOLDS.c.id == column.hold_id, HOLDS.c.released_at.is_(None))
-    newest = (
-        select(column.hold_id, column.ending)
-        .join(HOLDS, is_in_force)
-        .where(column.namespace == namespace)
-        .distinct(column.hold_id)
-        .order_by(column.hold_id, column.version.desc())
-    )
-    return frozenset(row.hold_id for row in connection.execute(newest) if row.ending == Ending.DRAINED)
+    newest = select(column.hold_id, column.ending).join(HOLDS, is_in_force).where(column.namespace == namespace)
+    endings = {row.hold_id: row.ending for row in connection.execute(newest.order_by(column.version))}
+    return frozenset(hold_id for hold_id, ending in endings.items() if ending == Ending.DRAINED)
 
 
 def keep(connection: Connection, drain: Drain, tasks: Sequence[Followed], moment: dict[str, Any] | None) -> None:

@@ -130,7 +130,9 @@ def test_deadlines_come_one_at_a_time_each_once_and_change_nothing_but_the_mode(
     before, count = state, 0
     while not (change := escalate(state, now=NOW, drained=drained)).is_noop:
         count += 1
+        assert change.hold is not None
         was = state.find(change.hold.key)
+        assert was is not None
         assert was.mode is Mode.DRAIN
         assert was.deadline <= NOW
         assert was.then == Then.QUIESCE
