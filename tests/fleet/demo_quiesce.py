@@ -105,8 +105,8 @@ def main(arguments: list[str] | None = None) -> int:
     began = time.monotonic()
 
     def say(text: str) -> None:
-        if not options.json:
-            print(f"{time.monotonic() - began:5.1f} s  {text}", flush=True)
+        to = sys.stderr if options.json else sys.stdout
+        print(f"{time.monotonic() - began:5.1f} s  {text}", file=to, flush=True)
 
     try:
         facts = run(say)

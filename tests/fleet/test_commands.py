@@ -69,6 +69,7 @@ def test_the_demo_proves_every_promise_and_leaves_nothing(tmp_path: Path) -> Non
     _assert_nothing_is_left(tmp_path)
 
 
+@pytest.mark.timeout(260)
 def test_the_quiesce_demo_does_every_item_once(tmp_path: Path) -> None:
     """Twelve slots, a killed worker, and tasks that wait or give their slot back."""
     ended = subprocess.run(
@@ -76,9 +77,10 @@ def test_the_quiesce_demo_does_every_item_once(tmp_path: Path) -> None:
         env=_environ(tmp_path),
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=240,
     )
     # How fast they stop is for the demo to show: a busy machine must not fail this.
+    assert ended.stdout, ended.stderr
     facts = json.loads(ended.stdout)
     assert [facts[name] for name in ("missing", "repeated", "doneWhileQuiesced")] == [0, 0, 0]
     assert facts["done"] == facts["items"]
