@@ -7,7 +7,7 @@ from typing import Any
 
 from sluicegate.control.namespaces import Truth
 from sluicegate.schemas.beats import WorkerState
-from sluicegate.schemas.holds import Cause, HoldKey, Holds
+from sluicegate.schemas.holds import CAN_END, ENDS, Cause, HoldKey, Holds, Then
 from sluicegate.schemas.progress import WorkerView
 from sluicegate.schemas.scopes import GLOBAL, Scope
 from sluicegate.schemas.times import to_wire
@@ -31,14 +31,18 @@ def system(truth: Truth) -> dict[str, Any]:
     }
 
 
-def warnings(scope: Scope, workers: Iterable[WorkerView]) -> list[str]:
-    """What whoever holds `scope` should know: that it holds nothing now, or where it does not."""
+def warnings(scope: Scope, workers: Iterable[WorkerView], then: Then | None = None) -> list[str]:
+    """What whoever holds `scope` should know: that it holds nothing now, where it does not, what cannot be ended."""
     present = [worker for worker in workers if worker.state is not WorkerState.GONE]
     inside = [worker for worker in present if worker.is_in(scope)]
     if present and not inside:
         return [f"no worker is in {scope} now; one that comes will obey"]
     deaf = [worker.beat.nodename for worker in inside if not worker.enforces(scope)]
-    return [f"{nodename} does not enforce {scope.kind} holds: it goes on" for nodename in deaf]
+    told = [f"{nodename} does not enforce {scope.kind} holds: it goes on" for nodename in deaf]
+    if then in ENDS:
+        unable = [worker.beat for worker in inside if then not in CAN_END.get(worker.beat.pool, ())]
+        told += [f"{beat.nodename} ({beat.pool}) cannot {then} a running task: it is asked to stop" for beat in unable]
+    return told
 
 
 def at_scope(holds: Holds, scope: Scope) -> list[str]:

@@ -79,8 +79,8 @@ class Draining:
             moment = moment_of(seen.workers, hold.scope, depths, source=SOURCE, now=seen.at)
         ending = None
         # The broker is asked only where its answer can make the difference.
-        if ends and ending_of(hold.mode, seen.measure(hold.scope, queued=0)) is not None:
-            ending = ending_of(hold.mode, self._fleet.measure(seen, hold.scope))
+        if ends and ending_of(hold, seen.measure(hold.scope, queued=0)) is not None:
+            ending = ending_of(hold, self._fleet.measure(seen, hold.scope))
         return _Step(tasks=tasks, moment=moment, ending=ending)
 
     def _take(self, connection: Connection, truth: Truth, hold: Hold, drain: Drain, seen: Seen, step: _Step) -> bool:

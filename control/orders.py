@@ -8,7 +8,7 @@ from typing import Any
 
 from sluicegate.schemas.api import PauseRequest
 from sluicegate.schemas.errors import InvalidInput
-from sluicegate.schemas.holds import Then, check_reason
+from sluicegate.schemas.holds import STEPS, Then, check_reason
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import Scope
 from sluicegate.schemas.times import from_wire_or_none, to_wire, to_wire_or_none
@@ -79,17 +79,16 @@ def order_of(request: PauseRequest) -> Order:
 def _escalation(request: PauseRequest, mode: Mode, expires_at: datetime | None) -> tuple[datetime | None, Then | None]:
     deadline = from_wire_or_none(request.deadline, "deadline")
     if request.then is not None and request.then not in list(Then):
-        raise InvalidInput("then", f"{request.then!r} is not what can follow a deadline: use quiesce")
-    if request.then not in (None, Then.QUIESCE):
-        raise InvalidInput("then", f"{request.then} is not enforced by this version: use quiesce")
+        raise InvalidInput("then", f"{request.then!r} is not what can follow a deadline: use {STEPS}")
     if deadline is None:
         if request.then is not None:
             raise InvalidInput("then", "belongs to a deadline")
         return None, None
     if request.then is None:
-        raise InvalidInput("then", "say what follows the deadline: quiesce")
-    if mode is not Mode.DRAIN:
-        raise InvalidInput("deadline", f"belongs to a drain: this is a {mode.word} already")
+        raise InvalidInput("then", f"say what follows the deadline: {STEPS}")
+    then = Then(request.then)
+    if mode is Mode.QUIESCE and then is Then.QUIESCE:
+        raise InvalidInput("then", f"this is a quiesce already: use {Then.REQUEUE} or {Then.TERMINATE}")
     if expires_at is not None and expires_at <= deadline:
         raise InvalidInput("deadline", "must lie before the hold expires")
-    return deadline, Then.QUIESCE
+    return deadline, then

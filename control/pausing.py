@@ -140,7 +140,7 @@ class Pausing:
         return self._while_due(_expired)
 
     def escalate_due(self) -> int:
-        """Makes a quiesce of each drain whose deadline has come with work left; how many. As `expire_due`."""
+        """Begins what follows each deadline that has come with work left; how many. As `expire_due`."""
         return self._while_due(_escalated)
 
     def _look(self, scope: Scope = GLOBAL) -> tuple[Progress, list[dict[str, Any]]]:
@@ -163,7 +163,9 @@ class Pausing:
         except Unavailable:
             # The order is stored: that must not be answered with an error because a figure cannot be had.
             return UNAVAILABLE, []
-        return progress.metrics, bodies.warnings(order.scope, progress.workers) if order.action == PAUSE else []
+        if order.action != PAUSE:
+            return progress.metrics, []
+        return progress.metrics, bodies.warnings(order.scope, progress.workers, order.then)
 
     def _meet_what_is_published(self) -> bool:
         try:
@@ -294,7 +296,8 @@ def _escalated(connection: Connection, truth: Truth) -> tuple[Change, events.Eve
     details = {
         "deadline": to_wire_or_none(change.hold.deadline),
         "then": change.hold.then,
-        # What it does to each of these: asks it to stop at its next checkpoint. The receipt says what came of it.
+        # What it does to each of these: asks it to stop at its next checkpoint, and then what `then` says. The
+        # receipt tells what came of it.
         "running": drains.running(connection, change.hold.id),
     }
     return change, _by_the_clock("hold_escalated", truth, change, details)

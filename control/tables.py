@@ -62,6 +62,8 @@ HOLDS = Table(
     Column("deadline", MOMENT),
     # Then is a word of SQL: SQLAlchemy quotes it.
     Column("then", Text),
+    # When the deadline came with work left, and `then` began.
+    Column("escalated_at", MOMENT),
     Column("released_at", MOMENT),
     Column("released_by", Text),
     Column("released_reason", Text),

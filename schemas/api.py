@@ -55,6 +55,7 @@ class HoldBody(Answer):
     expires_at: datetime | None
     deadline: datetime | None
     then: str | None
+    escalated_at: datetime | None = None
     released_at: datetime | None
     released_by: str | None
     released_reason: str | None

@@ -91,6 +91,32 @@ class YieldedTask:
         return cls(task=RunningTask.from_wire(data), at=from_wire(data["yieldedAt"], "yieldedAt"))
 
 
+class Force(StrEnum):
+    """How a deadline's step ended a running task."""
+
+    REQUEUED = "requeued"
+    TERMINATED = "terminated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForcedTask:
+    """A task that was ended because a deadline had passed, `at` by the worker's own clock."""
+
+    task: RunningTask
+    at: datetime
+    how: str
+
+    def to_wire(self) -> dict[str, Any]:
+        """As JSON, with camelCase keys."""
+        return self.task.to_wire() | {"forcedAt": to_wire(self.at), "how": str(self.how)}
+
+    @classmethod
+    def from_wire(cls, data: dict[str, Any]) -> Self:
+        """The inverse of `to_wire`; raises KeyError, TypeError or InvalidInput."""
+        at = from_wire(data["forcedAt"], "forcedAt")
+        return cls(task=RunningTask.from_wire(data), at=at, how=str(data["how"]))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
     """One heartbeat.
@@ -99,7 +125,8 @@ class Beat:
     `NOTHING` until the first. `is_stale`: no fresh snapshot for longer than the stale lease. `queues` are
     those it consumes when it is open. `refused` counts states it would not obey, by error code. `enforces` names the
     kinds of scope whose holds this worker obeys: any other hold is shown as not enforced there. `yielded`: the last
-    run of each task that gave its slot back at a checkpoint, while anything is held.
+    run of each task that gave its slot back at a checkpoint, while anything is held; `forced`: of each that a deadline
+    ended.
     """
 
     nodename: str
@@ -122,6 +149,7 @@ class Beat:
     labels: dict[str, str] = field(default_factory=dict)
     enforces: tuple[str, ...] = ENFORCED_AT_FIRST
     yielded: tuple[YieldedTask, ...] = ()
+    forced: tuple[ForcedTask, ...] = ()
 
     def to_wire(self) -> dict[str, Any]:
         """As JSON, with camelCase keys."""
@@ -148,6 +176,7 @@ class Beat:
             "labels": dict(self.labels),
             "enforces": list(self.enforces),
             "yielded": [one.to_wire() for one in self.yielded],
+            "forced": [one.to_wire() for one in self.forced],
         }
 
     def encode(self) -> bytes:
@@ -182,6 +211,7 @@ class Beat:
                 labels={str(key): str(value) for key, value in data.get("labels", {}).items()},
                 enforces=tuple(str(kind) for kind in data.get("enforces", ENFORCED_AT_FIRST)),
                 yielded=tuple(YieldedTask.from_wire(one) for one in data.get("yielded", [])),
+                forced=tuple(ForcedTask.from_wire(one) for one in data.get("forced", [])),
             )
         except InvalidInput:
             raise

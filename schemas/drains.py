@@ -2,10 +2,11 @@
 
     running ── its worker, in the same life, runs it no more ──▶ finished (whatever its result)
        ├────── and says that it gave it back at a checkpoint ──▶ yielded
+       ├────── and says that it ended it, for a deadline ──────▶ forced
        └────── its worker was replaced or forgotten before that was seen ──▶ lost
 
 A fate never goes back to running: a look may be older than the one before it, and is then no evidence.
-(Finished may turn out to be yielded.)
+(Finished may turn out to be yielded or forced.)
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from sluicegate.schemas.beats import Beat, RunningTask, WorkerState
+from sluicegate.schemas.holds import Hold
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.progress import Metrics, WorkerView, is_of
 from sluicegate.schemas.scopes import Scope
@@ -30,7 +32,7 @@ class Fate(StrEnum):
     FINISHED = "finished"
     YIELDED = "yielded"
     FORCED = "forced"
-    """Ended by an escalation; nothing of this version does that."""
+    """Ended by a deadline's step: requeued or terminated."""
     LOST = "lost"
 
 
@@ -48,7 +50,9 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Followed:
-    """One task in one life of its worker, and its fate. `how`: of a lost one, what showed it."""
+    """One task in one life of its worker, and its fate. `how`: of a lost one, what showed it; of a forced
+    one, `requeued` or `terminated`.
+    """
 
     nodename: str
     incarnation: str
@@ -104,8 +108,8 @@ def follow(
 ) -> tuple[Followed, ...]:
     """`known` after one more look at the fleet, and what it sees running of `scope` for the first time.
 
-    What yielded since `begun_at` counts also where it was never seen running: between two heartbeats a task can begin
-    and stop at its checkpoint. (By the worker's clock: what yielded to a hold before this one is that one's.)
+    What yielded or was forced since `begun_at` counts also where it was never seen running: between two heartbeats a
+    task can begin and stop at its checkpoint. (By the worker's clock: what yielded to a hold before is that one's.)
     `forgotten`: the workers that an operator gave up. What runs on a worker that does not enforce such a scope is not
     followed: it may start more at any time, and the scope is never drained.
     """
@@ -117,21 +121,23 @@ def follow(
         if worker.state is WorkerState.GONE or not worker.is_in(scope) or not worker.enforces(scope):
             continue
         beat = worker.beat
-        stopped = [one.task for one in beat.yielded if one.at >= begun_at and is_of(one.task, scope)]
-        running = worker.tasks_in(scope)
-        for fate, tasks in ((Fate.RUNNING, running), (Fate.YIELDED, stopped)):
-            for task in tasks:
-                new = Followed(nodename=beat.nodename, incarnation=beat.incarnation, task=task, fate=fate)
-                if new.key not in seen:
-                    seen.add(new.key)
-                    after.append(new)
+        found: list[tuple[RunningTask, Fate, str | None]] = [
+            *((task, Fate.RUNNING, None) for task in worker.tasks_in(scope)),
+            *((one.task, Fate.FORCED, one.how) for one in beat.forced if one.at >= begun_at),
+            *((one.task, Fate.YIELDED, None) for one in beat.yielded if one.at >= begun_at),
+        ]
+        for task, fate, how in found:
+            new = Followed(nodename=beat.nodename, incarnation=beat.incarnation, task=task, fate=fate, how=how)
+            if is_of(task, scope) and new.key not in seen:
+                seen.add(new.key)
+                after.append(new)
     return tuple(after)
 
 
 def _followed(one: Followed, worker: WorkerView | None, is_forgotten: bool) -> Followed:
-    if one.fate is Fate.FINISHED and worker is not None and _has_yielded(one, worker.beat):
+    if one.fate is Fate.FINISHED and worker is not None:
         # Its worker let it go a moment before it said why.
-        return replace(one, fate=Fate.YIELDED)
+        return _left(one, worker.beat)
     if one.fate is not Fate.RUNNING:
         return one
     if is_forgotten:
@@ -145,22 +151,31 @@ def _followed(one: Followed, worker: WorkerView | None, is_forgotten: bool) -> F
     now = next((task for task in beat.running if task.id == one.task.id), None)
     if now is not None:
         return replace(one, task=replace(one.task, is_waiting=now.is_waiting))
-    return replace(one, fate=Fate.YIELDED if _has_yielded(one, beat) else Fate.FINISHED)
+    return _left(one, beat)
 
 
-def _has_yielded(one: Followed, beat: Beat) -> bool:
-    if beat.incarnation != one.incarnation:
-        return False
-    at = next((other.at for other in beat.yielded if other.task.id == one.task.id), None)
-    # A worker may still tell of an earlier run of the same task.
-    return at is not None and (one.task.started_at is None or at >= one.task.started_at)
+def _left(one: Followed, beat: Beat) -> Followed:
+    """`one`, which its worker runs no more, by what that says of it."""
+    if beat.incarnation == one.incarnation:
+        for forced in beat.forced:
+            if _is_this_run(forced.task.id, forced.at, one):
+                return replace(one, fate=Fate.FORCED, how=forced.how)
+        if any(_is_this_run(other.task.id, other.at, one) for other in beat.yielded):
+            return replace(one, fate=Fate.YIELDED)
+    return replace(one, fate=Fate.FINISHED)
 
 
-def ending_of(mode: Mode, metrics: Metrics) -> Ending | None:
-    """Has a hold of this mode come to its end in its scope? None: not yet."""
+def _is_this_run(task_id: str, at: datetime, one: Followed) -> bool:
+    """A worker may still tell of an earlier run of the same task."""
+    return task_id == one.task.id and (one.task.started_at is None or at >= one.task.started_at)
+
+
+def ending_of(hold: Hold, metrics: Metrics) -> Ending | None:
+    """Has this hold come to its end in its scope? None: not yet. One that ends tasks ends those at checkpoints too."""
     if metrics.is_drained:
         return Ending.DRAINED
-    return Ending.QUIESCED if mode is Mode.QUIESCE and metrics.is_quiesced else None
+    is_enough = hold.mode is Mode.QUIESCE and not hold.ends_tasks
+    return Ending.QUIESCED if is_enough and metrics.is_quiesced else None
 
 
 def settle(known: Iterable[Followed]) -> tuple[Followed, ...]:
@@ -195,7 +210,12 @@ def receipt(
         "seconds": round((now - begun_at).total_seconds(), 3),
         **_counted(known),
         "workers": [
-            {"nodename": name, **_counted(own), "lostTasks": [_lost(one) for one in own if one.fate is Fate.LOST]}
+            {
+                "nodename": name,
+                **_counted(own),
+                "lostTasks": _named(own, Fate.LOST),
+                "forcedTasks": _named(own, Fate.FORCED),
+            }
             for name, own in per_worker.items()
         ],
     }
@@ -209,8 +229,8 @@ def _counted(known: Sequence[Followed]) -> dict[str, int]:
     return counts
 
 
-def _lost(one: Followed) -> dict[str, Any]:
-    return {"id": one.task.id, "name": one.task.name, "how": one.how}
+def _named(known: Iterable[Followed], fate: Fate) -> list[dict[str, Any]]:
+    return [{"id": one.task.id, "name": one.task.name, "how": one.how} for one in known if one.fate is fate]
 
 
 def moment_of(

@@ -34,11 +34,22 @@ class Cause(StrEnum):
 
 
 class Then(StrEnum):
-    """What follows when a drain's deadline passes with work left."""
+    """What follows when a hold's deadline passes with work left. Each first asks tasks to stop at a checkpoint."""
 
     QUIESCE = "quiesce"
     REQUEUE = "requeue"
+    """Those that still run `ENDING_GRACE_S` later, and are not acknowledged yet, are ended and given back."""
     TERMINATE = "terminate"
+    """Those that still run `ENDING_GRACE_S` later are ended for good, as revoked."""
+
+
+STEPS = f"{', '.join(list(Then)[:-1])} or {list(Then)[-1]}"
+ENDS = frozenset({Then.REQUEUE, Then.TERMINATE})
+"""The steps that end tasks, not only ask them to stop."""
+CAN_END = {"prefork": ENDS, "gevent": frozenset({Then.TERMINATE})}
+"""Which of them a worker can do, by its pool: a thread cannot be ended."""
+ENDING_GRACE_S = 5.0
+"""How long a worker lets its tasks come to a checkpoint before it ends them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +66,8 @@ class Hold:
     """A durable, owned reason not to start work. All times are aware UTC.
 
     `source` tells apart two owners of one cause (the worker, the window, the budget); it is empty for
-    manual. `created_at` survives a change of mode or reason; `released_*` are set once, together. `cause` and
+    manual. `created_at` survives a change of mode or reason; `released_*` are set once, together;
+    `escalated_at` is when the deadline came with work left, and `then` began to be in force. `cause` and
     `then` are texts, so that an older worker obeys a hold whose cause it has never heard of.
     """
 
@@ -70,6 +82,7 @@ class Hold:
     expires_at: datetime | None = None
     deadline: datetime | None = None
     then: str | None = None
+    escalated_at: datetime | None = None
     released_at: datetime | None = None
     released_by: str | None = None
     released_reason: str | None = None
@@ -95,9 +108,14 @@ class Hold:
         return self.expires_at is not None and self.expires_at <= now
 
     def is_overdue(self, now: datetime) -> bool:
-        """Is it a drain whose deadline has come at `now`, and that is to become a quiesce then?"""
+        """Has its deadline come at `now`, and what follows it not begun?"""
         has_come = self.deadline is not None and self.deadline <= now
-        return has_come and self.then == Then.QUIESCE and self.mode is Mode.DRAIN
+        return has_come and self.then in list(Then) and self.escalated_at is None
+
+    @property
+    def ends_tasks(self) -> bool:
+        """Is a step in force that ends running tasks?"""
+        return self.escalated_at is not None and self.then in ENDS
 
     def to_wire(self) -> dict[str, Any]:
         """The hold as JSON has it everywhere: camelCase keys, ISO-8601 UTC times."""
@@ -113,6 +131,7 @@ class Hold:
             "expiresAt": to_wire_or_none(self.expires_at),
             "deadline": to_wire_or_none(self.deadline),
             "then": None if self.then is None else str(self.then),
+            "escalatedAt": to_wire_or_none(self.escalated_at),
             "releasedAt": to_wire_or_none(self.released_at),
             "releasedBy": self.released_by,
             "releasedReason": self.released_reason,
@@ -139,6 +158,8 @@ class Hold:
                 expires_at=from_wire_or_none(data["expiresAt"], "expiresAt"),
                 deadline=from_wire_or_none(data["deadline"], "deadline"),
                 then=None if data["then"] is None else _text(data, "then"),
+                # Control planes before 0.2 do not say.
+                escalated_at=from_wire_or_none(data.get("escalatedAt"), "escalatedAt"),
                 released_at=from_wire_or_none(data["releasedAt"], "releasedAt"),
                 released_by=data["releasedBy"],
                 released_reason=data["releasedReason"],
@@ -282,7 +303,7 @@ def expire(holds: Holds, *, now: datetime) -> Change:
 
 
 def escalate(holds: Holds, *, now: datetime, drained: Collection[UUID] = ()) -> Change:
-    """What a deadline does: the drain whose deadline came first becomes a quiesce, or nothing (R-B6).
+    """What a deadline does: the hold whose deadline came first becomes a quiesce, its step begins; or nothing (R-B6).
 
     One at a time, as `expire`. `drained`: the ids of holds whose scope has drained: nothing is left to escalate. What
     has expired is the other transition's. The deadline stays on the hold, to tell why it is a quiesce; it comes once.
@@ -293,7 +314,8 @@ def escalate(holds: Holds, *, now: datetime, drained: Collection[UUID] = ()) -> 
     if not due:
         return Change(kind=ChangeKind.NOOP, holds=holds)
     first = min(due, key=lambda hold: (hold.deadline or now, hold.id))
-    return _changed(holds, ChangeKind.ESCALATED, add=replace(first, mode=Mode.QUIESCE), remove=first)
+    stricter = replace(first, mode=Mode.QUIESCE, escalated_at=now)
+    return _changed(holds, ChangeKind.ESCALATED, add=stricter, remove=first)
 
 
 def _changed(

@@ -45,7 +45,11 @@ def ended(before: Beat, after: Beat) -> Iterator[tuple[str, float]]:
     gap = after.sent_at - before.sent_at
     if before.incarnation != after.incarnation or not timedelta() < gap <= WIDEST_GAP:
         return
-    left = {task.id for task in after.running} | {one.task.id for one in after.yielded}
+    left = (
+        {task.id for task in after.running}
+        | {one.task.id for one in after.yielded}
+        | {one.task.id for one in after.forced}
+    )
     end = before.sent_at + gap / 2
     for task in before.running:
         if task.id not in left and not task.is_waiting and task.started_at is not None:

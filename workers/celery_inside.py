@@ -22,6 +22,8 @@ What is relied on                                             where it stands
   ended, and lets one that raised Ignore be acknowledged   celery/worker/strategy.py, celery/worker/request.py
 - `Task.run` is looked up when a tracer is built           celery/app/trace.py
 - `build_tracer`: `before_start` comes last before the task's code; a child calls `__trace__`  celery/app/trace.py
+- `Request.terminate`, and of one that is given back: `_already_cancelled`, `_apply_result`, `worker_pid`;
+  `TaskPool.terminate_job`, `ApplyResult.terminate`          celery/worker/request.py, billiard/pool.py
 - `state.requests`, `.reserved_requests`, `.active_requests`, `.scheduled_requests` (5.7)   celery/worker/state.py
 - `task_consumer.consume`, made in `Tasks.start` but first called by the event loop   celery/worker/loops.py
 - the Redis channel: `unacked_key`, `unacked_index_key`, `qos._quick_ack`, `qos.can_consume`, `_q_for_pri`,
@@ -38,6 +40,7 @@ import dis
 import itertools
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -62,6 +65,7 @@ from kombu.utils.json import dumps, loads
 
 from sluicegate.schemas.beats import RunningTask
 from sluicegate.schemas.errors import InvalidSetting
+from sluicegate.schemas.holds import Then
 from sluicegate.schemas.scopes import Claim
 from sluicegate.workers.cell import Cell, mark_of
 from sluicegate.workers.checkpoints import YIELD, Yielded, way_of
@@ -139,6 +143,15 @@ class PoolSide(Protocol):
 
     def is_busy(self) -> bool:
         """Can anything still run here?"""
+
+    def end(self, request: Any, then: Then, *, is_hard: bool) -> bool:
+        """Have a running request's task ended, for good or to be given back; False where this pool cannot.
+
+        Called again with `is_hard` where it still runs a while later.
+        """
+
+    def has_ended(self, request: Any) -> bool:
+        """Is nothing of it running any more, after `end`?"""
 
     def note_waiting(self, task_id: str, is_waiting: bool) -> None:
         """Called where a task runs: it waits at a checkpoint, or no longer does."""
@@ -546,6 +559,27 @@ class PreforkPool:
         """The orphans that still run, or will."""
         return tuple(orphan.task for orphan in list(self._orphans) if self._has_work(orphan))
 
+    def end(self, request: Any, then: Then, *, is_hard: bool) -> bool:
+        """By a signal to its child, as a revoke does; of one that is to be given back nobody is told."""
+        sign = signal.SIGKILL if is_hard else signal.SIGTERM
+        if is_hard:
+            with suppress(ProcessLookupError):
+                os.kill(request.worker_pid, sign)
+        elif then is Then.TERMINATE:
+            request.terminate(self._worker.pool, signal=sign)
+        else:
+            # Celery lets go of a request that it cancelled, and neither acknowledges nor stores anything.
+            request._already_cancelled = True
+            self._worker.pool.terminate_job(request.worker_pid, sign)
+            job = None if request._apply_result is None else request._apply_result()
+            if job is not None:
+                job.terminate(sign)
+        return True
+
+    def has_ended(self, request: Any) -> bool:
+        """Its child is gone. Celery lets go of a terminated request as soon as it has sent the signal."""
+        return all(process.pid != request.worker_pid for process in list(self._pool._pool))
+
     def is_busy(self) -> bool:
         """Is any pool child alive?"""
         pool = getattr(self._worker.pool, "_pool", None)
@@ -684,6 +718,14 @@ class _PoolWithin:
         """Nothing runs here that Celery does not know of."""
         return ()
 
+    def end(self, request: Any, then: Then, *, is_hard: bool) -> bool:
+        """A thread cannot be ended."""
+        return False
+
+    def has_ended(self, request: Any) -> bool:
+        """Its run is over."""
+        return all(job.request is not request for job in list(self._jobs))
+
     def is_busy(self) -> bool:
         """Does any task run?"""
         return bool(self._jobs)
@@ -765,6 +807,14 @@ class GeventPool(_PoolWithin):
         """Celery's way into a full pool waits on the main greenlet for as long as it takes: ours gives up."""
         super().watch()
         self._worker.pool._quick_put = self._put
+
+    def end(self, request: Any, then: Then, *, is_hard: bool) -> bool:
+        """Celery takes a greenlet that was ended for one that succeeded: its message could not be given back."""
+        if then is not Then.TERMINATE:
+            return False
+        if not is_hard:
+            request.terminate(self._worker.pool)
+        return True
 
     def _put(self, *call: Any, **options: Any) -> Any:
         from gevent.pool import PoolFull

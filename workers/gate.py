@@ -34,7 +34,8 @@ _OF_SOME_TASKS = (ScopeKind.QUEUE, ScopeKind.TASK)
 class Standing:
     """What is in force at the gate. `local_reason`: why the worker holds itself, None where it does not.
 
-    `mode` is what holds the whole worker; `scoped` are the holds that only some of its tasks fall under.
+    `mode` is what holds the whole worker; `scoped` are the holds that only some of its tasks fall under; `ending` those
+    of either kind whose deadline's step ends what still runs under them.
     """
 
     edition: Edition
@@ -42,6 +43,7 @@ class Standing:
     local_reason: str | None
     words: str = ""
     scoped: tuple[Hold, ...] = ()
+    ending: tuple[Hold, ...] = ()
 
     @property
     def is_open(self) -> bool:
@@ -127,6 +129,7 @@ class Gate(Generic[R]):
         holds = [hold for hold in snapshot.holds.sorted() if hold.scope.matches(self.claim)]
         words = "; ".join(f"{hold.reason} (by {hold.actor})" for hold in holds)
         scoped = tuple(hold for hold in snapshot.holds.sorted() if hold.scope.kind in _OF_SOME_TASKS)
+        ending = tuple(hold for hold in (*holds, *scoped) if hold.ends_tasks)
         with self._lock:
             local = self.standing.local_reason
             self._flip(
@@ -136,6 +139,7 @@ class Gate(Generic[R]):
                     local_reason=None if local == BOOTING else local,
                     words=words,
                     scoped=scoped,
+                    ending=ending,
                 )
             )
 

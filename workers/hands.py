@@ -17,12 +17,13 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from sluicegate.schemas.beats import RunningTask, YieldedTask
-from sluicegate.schemas.scopes import ScopeKind
+from sluicegate.schemas.beats import ForcedTask, RunningTask, YieldedTask
+from sluicegate.schemas.scopes import Claim, ScopeKind
 from sluicegate.schemas.snapshots import Edition
 from sluicegate.workers import celery_inside
 from sluicegate.workers.celery_inside import Loop, PoolSide, WayBack
 from sluicegate.workers.cell import Cell
+from sluicegate.workers.endings import Endings
 from sluicegate.workers.gate import Gate, Standing
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Hands:
         self._kept: list[Any] = []
         self._yielded: deque[Any] = deque()
         self._last_yields: dict[str, YieldedTask] = {}
+        self.endings = Endings(pool, self._claim_of)
         self._kept_fresh_at = 0.0
         self._parked: dict[str, Any] = {}
         self._swept_at = 0.0
@@ -144,6 +146,7 @@ class Hands:
                 self._collect(self._is_held)
             self._owe_held()
             self._owe_yielded()
+            self._end_overdue(standing)
             self.way_back.settle()
             self._keep_fresh()
             if standing.is_open:
@@ -226,7 +229,7 @@ class Hands:
 
     def _is_held(self, request: Any) -> bool:
         assert self.gate is not None
-        return self.gate.standing.is_held(celery_inside.claim_of(request, self.gate.claim))
+        return self.gate.standing.is_held(self._claim_of(request))
 
     def _sweep_aside(self, standing: Standing) -> None:
         """What was set aside and is held no more goes back, whoever set it aside: at each order, and now and then."""
@@ -267,7 +270,7 @@ class Hands:
         """Back in its queue it would come again at once: the queue itself goes on."""
         assert self.gate is not None
         standing = self.gate.standing
-        return self.way_back.can_set_aside and standing.is_task_held(celery_inside.claim_of(request, self.gate.claim))
+        return self.way_back.can_set_aside and standing.is_task_held(self._claim_of(request))
 
     def _owe_yielded(self) -> None:
         while self._yielded:
@@ -275,6 +278,19 @@ class Hands:
             if not self.way_back.owe_yielded(request):
                 self._kept.append(request)
             self._yielded.popleft()
+
+    def _end_overdue(self, standing: Standing) -> None:
+        """What a deadline ends is given back when its run is over."""
+        over, look_in_s = self.endings.tend(standing.ending, celery_inside.running_requests())
+        for request in over:
+            celery_inside.forget(request)
+            self.way_back.owe(request)
+        if look_in_s is not None:
+            self._look_again(look_in_s)
+
+    def _claim_of(self, request: Any) -> Claim:
+        assert self.gate is not None
+        return celery_inside.claim_of(request, self.gate.claim)
 
     def _keep_fresh(self) -> None:
         """Whose task waits at a checkpoint has not been lost, however long it takes."""
@@ -300,8 +316,10 @@ class Hands:
             for request in celery_inside.running_requests()
         ]
         # On their way back, and not there yet: a fleet is not drained before they are.
-        leaving = [celery_inside.running_task(request, is_waiting=False) for request in list(self._yielded)]
-        return (*self.pool.forgotten(), *running, *leaving)
+        known = {task.id for task in running}
+        leaving = [request for request in (*list(self._yielded), *self.endings.under_way()) if request.id not in known]
+        gone = [celery_inside.running_task(request, is_waiting=False) for request in leaving]
+        return (*self.pool.forgotten(), *running, *gone)
 
     def yielded(self) -> tuple[YieldedTask, ...]:
         """Which tasks gave their slot back at a checkpoint, while anything is held; from any thread.
@@ -313,6 +331,14 @@ class Hands:
         if standing.is_open and not standing.scoped:
             self._last_yields = {}
         return tuple(self._last_yields.copy().values())
+
+    def forced(self) -> tuple[ForcedTask, ...]:
+        """Which tasks a deadline ended, while anything is held; as `yielded`."""
+        assert self.gate is not None
+        standing = self.gate.standing
+        if standing.is_open and not standing.scoped:
+            self.endings.forget()
+        return self.endings.told()
 
     def count_reserved(self) -> int:
         """How many messages are in hand and not started, ETA ones included; from any thread."""

@@ -172,6 +172,7 @@ class Member:
             labels=self.labels,
             enforces=self.hands.enforces(),
             yielded=self.hands.yielded(),
+            forced=self.hands.forced(),
         )
 
     def info(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from sluicegate.control.cli.spans import parse_span
 from sluicegate.control.cli.verb import Interrupted, Verb
 from sluicegate.schemas.errors import InvalidInput, Refused
 from sluicegate.schemas.exits import Exit
-from sluicegate.schemas.holds import check_reason
+from sluicegate.schemas.holds import STEPS, check_reason
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import Scope
 from sluicegate.schemas.times import from_wire, to_wire
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     "--until", "--expires-at", "expires_at", metavar="TIME", help="Release it at TIME: ISO-8601 with a zone."
 )
 @options.option("--deadline", metavar="SPAN", help="After SPAN, do with what still runs what --then says.")
-@options.option("--then", metavar="STEP", help="What follows the deadline. quiesce: stop at the next checkpoint.")
+@options.option("--then", metavar="STEP", help=f"What follows the deadline: {STEPS}.")
 @options.option(
     "--dry-run", is_flag=True, help="Change nothing: show the workers, queues and tasks that it would touch."
 )

@@ -109,3 +109,65 @@ def test_a_drain_becomes_a_quiesce_at_its_deadline_and_frees_the_slots(stack: St
         "waiting": 1,
         "lost": 0,
     }
+
+
+def escalate(fleet: Fleet, then: str) -> dict[str, Any]:
+    """Drain the one worker with a deadline that comes soon; the receipt of what followed it."""
+    scope = f"worker:{fleet.workers['w1'].nodename}"
+    by = datetime.now(UTC) + timedelta(seconds=1)
+    order = fleet.client.pause(mode="drain", reason="test", scope=scope, deadline=to_wire(by), then=then)
+    receipt = partial(receipt_of, fleet, order.body.system.version + 1)
+    return until("the receipt is on record", receipt, within_s=30)
+
+
+def counts_of(made: dict[str, Any]) -> dict[str, int]:
+    return {name: made[name] for name in ("finished", "yielded", "waiting", "forced", "lost") if made[name]}
+
+
+def test_s5_a_deadline_gives_running_tasks_back_to_the_head_with_their_cursor(stack: Stack) -> None:
+    """R-B6, `requeue`: the slots are free, what ran stands in front, and goes on from the checkpoint it had come to."""
+    with Fleet(stack, acks_late=True, prefetch=1) as fleet:
+        fleet.watch()
+        fleet.start(slots=2)
+        fleet.wait_open()
+        endless, steps = fleet.send("nap", 600.0), fleet.send("steps_wait", 100, 0.1)
+        until("both are under way", lambda: fleet.started() == {endless, steps} and fleet.items())
+        behind = fleet.send("nap", 0.01)
+        made = escalate(fleet, "requeue")
+        (worker,) = made["workers"]
+        contents = fleet.contents()
+        before = fleet.items()
+        fleet.client.resume(reason="test", scope=f"worker:{fleet.workers['w1'].nodename}", force=True)
+        until("it goes on", lambda: fleet.ended() == {steps, behind}, within_s=40)
+        starts = [record.seq for record in fleet.read_records() if record.event == "start"]
+        items = [item.item for item in fleet.items() if item.seq == steps]
+        fleet.workers["w1"].kill()
+    assert counts_of(made) == {"forced": 2}
+    assert {task["how"] for task in worker["forcedTasks"]} == {"requeued"}
+    assert [message.seq for message in contents.queued] == [endless, steps, behind]
+    assert not contents.unacked
+    assert starts.count(endless) == 2
+    assert 0 < len(before) < 100
+    assert sorted(items) == list(range(100)), "each item once"
+
+
+def test_a_deadline_ends_running_tasks_for_good_and_spares_those_that_yield(stack: Stack) -> None:
+    """R-B6, `terminate`, with early acknowledgement: what was ended never comes again."""
+    with Fleet(stack, prefetch=1) as fleet:
+        fleet.watch()
+        fleet.start(slots=2)
+        fleet.wait_open()
+        endless, steps = fleet.send("nap", 600.0), fleet.send("steps_yield", 60, 0.1)
+        until("both are under way", lambda: fleet.started() == {endless, steps} and fleet.items())
+        made = escalate(fleet, "terminate")
+        (worker,) = made["workers"]
+        contents = fleet.contents()
+        fleet.client.resume(reason="test", scope=f"worker:{fleet.workers['w1'].nodename}", force=True)
+        until("the other goes on", lambda: fleet.ended() == {steps}, within_s=40)
+        starts = [record.seq for record in fleet.read_records() if record.event == "start"]
+        items = [item.item for item in fleet.items()]
+    assert counts_of(made) == {"forced": 1, "yielded": 1}
+    assert [task["how"] for task in worker["forcedTasks"]] == ["terminated"]
+    assert [message.seq for message in contents.queued] == [steps]
+    assert starts.count(endless) == 1
+    assert sorted(items) == list(range(60))

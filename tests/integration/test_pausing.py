@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -124,12 +125,11 @@ def test_distinct_changes_at_once_make_one_version_each(world: World) -> None:
         (PAUSE | {"scope": "queue:e*"}, "scope"),
         (PAUSE | {"deadline": "2999-01-01T00:00:00Z"}, "then"),
         (PAUSE | {"then": "quiesce"}, "then"),
-        (PAUSE | {"deadline": "2999-01-01T00:00:00Z", "then": "requeue"}, "then"),
-        (PAUSE | {"deadline": "2999-01-01T00:00:00Z", "then": "terminate"}, "then"),
+        (PAUSE | {"deadline": "2999-01-01T00:00:00Z", "then": "explode"}, "then"),
         (PAUSE | {"deadline": "2999-01-01T00:00:00Z", "then": ["quiesce"]}, "then"),
         (PAUSE | {"deadline": "2020-01-01T00:00:00Z", "then": "quiesce"}, "deadline"),
         (PAUSE | {"deadline": "soon", "then": "quiesce"}, "deadline"),
-        (PAUSE | {"mode": "quiesce", "deadline": "2999-01-01T00:00:00Z", "then": "quiesce"}, "deadline"),
+        (PAUSE | {"mode": "quiesce", "deadline": "2999-01-01T00:00:00Z", "then": "quiesce"}, "then"),
         (
             PAUSE | {"deadline": "2999-01-02T00:00:00Z", "then": "quiesce", "expiresAt": "2999-01-01T00:00:00Z"},
             "deadline",
@@ -415,6 +415,43 @@ def test_a_deadline_after_the_drain_was_complete_changes_nothing(world: World) -
     eventually(lambda: world.sql("select 1 from holds where deadline <= clock_timestamp()"))
     assert plane.pausing.escalate_due() == 0
     assert plane.pausing.read()["system"]["mode"] == "drain"
+
+
+def test_whoever_asks_for_a_step_is_told_which_workers_cannot_do_it(world: World) -> None:
+    plane = world.replica()
+    for pool in ("prefork", "gevent", "threads"):
+        world.beat(f"celery@{pool}", pool=pool)
+    asked = deadline_in(600)
+    told = {
+        then: world.change(plane, **PAUSE, **(asked | {"then": then}))["warnings"] for then in ("requeue", "terminate")
+    }
+    assert told == {
+        "requeue": [
+            "celery@gevent (gevent) cannot requeue a running task: it is asked to stop",
+            "celery@threads (threads) cannot requeue a running task: it is asked to stop",
+        ],
+        "terminate": ["celery@threads (threads) cannot terminate a running task: it is asked to stop"],
+    }
+
+
+def test_a_quiesce_may_have_a_deadline_that_ends_what_is_left(world: World) -> None:
+    """Also what waits at its checkpoint: that is quiesced, and not drained."""
+    plane = world.replica()
+    waiting = (replace(WORK[0], is_waiting=True),)
+    world.beat("celery@a", running=waiting)
+    by = deadline_in(0.3) | {"then": "terminate"}
+    world.change(plane, **(PAUSE | {"mode": "quiesce"}), **by)
+    world.beat("celery@a", state=WorkerState.PAUSED, applied=Edition(1, 2), running=waiting)
+    assert plane.draining.follow() == 1
+    eventually(lambda: world.sql("select 1 from holds where deadline <= clock_timestamp()"))
+    assert plane.pausing.escalate_due() == 1
+    assert plane.pausing.escalate_due() == 0
+    (held,) = plane.pausing.read()["system"]["holds"]
+    assert (held["mode"], held["then"], held["escalatedAt"] is not None) == ("quiesce", "terminate", True)
+    world.beat("celery@a", state=WorkerState.PAUSED, applied=Edition(1, 3), running=waiting)
+    assert plane.draining.follow() == 0, "it is not over yet"
+    world.beat("celery@a", state=WorkerState.PAUSED, applied=Edition(1, 3))
+    assert plane.draining.follow() == 1
 
 
 def test_a_repeat_with_the_same_deadline_is_a_noop_and_with_another_an_alteration(world: World) -> None:

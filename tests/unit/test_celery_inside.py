@@ -92,6 +92,12 @@ def test_the_installed_version_is_one_that_was_read(package):
         (request.create_request_cls, "return self.on_failure(retval, return_ok=True)"),
         (request.Request.on_failure, "task_ready(self) exc = exc_info.exception"),
         (request.Request.on_failure, "elif isinstance(exc, Ignore): return self.acknowledge()"),
+        # What a deadline ends is terminated as by a revoke, or let go of as Celery does on a lost connection.
+        (request.Request.terminate, "pool.terminate_job(self.worker_pid, signal)"),
+        (request.Request.cancel, "obj = self._apply_result() # is a weakref if obj is not None: obj.terminate(signal)"),
+        (request.Request.on_failure, "if not self._already_cancelled and not self._already_revoked:"),
+        (billiard.pool.Pool.terminate_job, "proc._job_terminated = True"),
+        (billiard.pool.ApplyResult.terminate, "self._terminated = signum"),
         (trace.build_tracer, "else task.run"),
         (trace.build_tracer, "except Ignore as exc: I, R = Info(IGNORED, exc), ExceptionInfo(internal=True)"),
         (request.Request.reject, "if not self.acknowledged:"),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluicegate.schemas.beats import RunningTask, WorkerState, YieldedTask
+from sluicegate.schemas.beats import ForcedTask, RunningTask, WorkerState, YieldedTask
 from sluicegate.schemas.drains import Ending, Fate, Followed, ending_of, follow, moment_of, receipt, settle
+from sluicegate.schemas.holds import Hold, Then
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.progress import Sighting, WorkerView, measure, view
 from sluicegate.schemas.scopes import GLOBAL, Scope
@@ -153,8 +156,33 @@ def test_a_drain_ends_drained_and_a_quiesce_also_where_tasks_wait() -> None:
     waiting = RunningTask(id="t1", name="app.train", is_waiting=True)
     drained = measure([worker()], queued=0, source="broker")
     stopped = measure([worker(waiting)], queued=0, source="broker")
-    assert (ending_of(Mode.DRAIN, drained), ending_of(Mode.QUIESCE, drained)) == (Ending.DRAINED, Ending.DRAINED)
-    assert (ending_of(Mode.DRAIN, stopped), ending_of(Mode.QUIESCE, stopped)) == (None, Ending.QUIESCED)
+    drain, quiesce = held(Mode.DRAIN), held(Mode.QUIESCE)
+    ends = replace(quiesce, then=Then.REQUEUE, deadline=NOW, escalated_at=NOW)
+    assert {ending_of(hold, drained) for hold in (drain, quiesce, ends)} == {Ending.DRAINED}
+    assert (ending_of(drain, stopped), ending_of(quiesce, stopped)) == (None, Ending.QUIESCED)
+    assert ending_of(ends, stopped) is None, "what waits is ended too"
+
+
+def held(mode: Mode) -> Hold:
+    return Hold(id=uuid4(), scope=GLOBAL, mode=mode, reason="test", actor="alice", created_at=NOW)
+
+
+def forced(task: RunningTask, *, at: datetime = NOW + SECOND, how: str = "requeued") -> ForcedTask:
+    return ForcedTask(task=task, at=at, how=how)
+
+
+def test_what_a_deadline_ended_is_forced_and_the_receipt_names_it() -> None:
+    """Also where its worker let it go a moment before it said so, and where it was never seen running."""
+    known = after([worker(WORK, OTHER)], [worker()], [worker(forced=(forced(WORK),))])
+    assert fates(known) == {"t1": Fate.FORCED, "t2": Fate.FINISHED}
+    unseen = after([worker(forced=(forced(WORK, how="terminated"),))])
+    assert [(one.fate, one.how) for one in unseen] == [(Fate.FORCED, "terminated")]
+    earlier = after([worker(forced=(forced(WORK, at=NOW - SECOND),))])
+    assert not earlier, "that was another hold's"
+    made = receipt(known, [], version=2, ending=Ending.DRAINED, begun_at=NOW, now=NOW + SECOND)
+    assert made["forced"] == 1
+    (told,) = made["workers"]
+    assert told["forcedTasks"] == [{"id": "t1", "name": WORK.name, "how": "requeued"}]
 
 
 def test_the_receipt_counts_by_worker_and_names_what_was_lost() -> None:

@@ -124,8 +124,8 @@ def test_the_instant_of_expiry_counts_as_expired():
 
 
 @given(hold_sets, st.data())
-def test_deadlines_come_one_at_a_time_each_once_and_change_nothing_but_the_mode(state, data):
-    """R-B6. What has expired, what has drained and what is a quiesce already stays as it is."""
+def test_deadlines_come_one_at_a_time_each_once_and_change_nothing_but_the_mode_and_say_when(state, data):
+    """R-B6. What has expired, what has drained and what was escalated before stays as it is."""
     drained = data.draw(st.sets(st.sampled_from(sorted(hold.id for hold in state.active)))) if state.active else set()
     before, count = state, 0
     while not (change := escalate(state, now=NOW, drained=drained)).is_noop:
@@ -133,10 +133,9 @@ def test_deadlines_come_one_at_a_time_each_once_and_change_nothing_but_the_mode(
         assert change.hold is not None
         was = state.find(change.hold.key)
         assert was is not None
-        assert was.mode is Mode.DRAIN
+        assert was.deadline is not None
         assert was.deadline <= NOW
-        assert was.then == Then.QUIESCE
-        assert change.hold == replace(was, mode=Mode.QUIESCE)
+        assert change.hold == replace(was, mode=Mode.QUIESCE, escalated_at=NOW)
         assert change.holds.version == state.version + 1
         assert change.holds.active - {change.hold} == state.active - {was}
         state = change.holds
@@ -154,8 +153,13 @@ def test_a_deadline_comes_at_its_instant_and_not_before():
     state = Holds(version=1, active=frozenset({hold}))
     assert escalate(state, now=NOW - timedelta(microseconds=1)).is_noop
     assert escalate(state, now=NOW).holds.global_mode is Mode.QUIESCE
-    other = Holds(version=1, active=frozenset({replace(hold, then=Then.TERMINATE)}))
-    assert escalate(other, now=NOW).is_noop
+    assert not any(hold.ends_tasks for hold in escalate(state, now=NOW).holds.active)
+    for then in (Then.REQUEUE, Then.TERMINATE):
+        ends = escalate(Holds(version=1, active=frozenset({replace(hold, then=then)})), now=NOW)
+        assert ends.holds.global_mode is Mode.QUIESCE
+        assert all(hold.ends_tasks for hold in ends.holds.active)
+    unheard = Holds(version=1, active=frozenset({replace(hold, then="explode")}))
+    assert escalate(unheard, now=NOW).is_noop, "a step of a later version"
 
 
 def test_the_example_of_composition_in_the_requirements():

@@ -1,0 +1,24 @@
+"""When a hold's deadline came with work left, and its step began."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("holds", sa.Column("escalated_at", sa.DateTime(timezone=True)))
+    # Drains that a deadline made a quiesce before there was this column.
+    op.execute(
+        """update holds set escalated_at = deadline
+        where "then" = 'quiesce' and mode = 'quiesce' and deadline is not null and deadline <= updated_at"""
+    )
+
+
+def downgrade() -> None:
+    op.drop_column("holds", "escalated_at")

@@ -1,0 +1,128 @@
+"""Running tasks that a deadline's step ends: which, when, and what is said of them.
+
+A hold whose deadline has come (`Hold.ends_tasks`) first lets its tasks come to a checkpoint, for `ENDING_GRACE_S` from
+when this worker heard of it: clocks of two hosts are not compared. Then those that still run are ended by the pool, and
+those that must go back are given to the way back once their run is over, never before: another worker may start them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from sluicegate.schemas.beats import Force, ForcedTask
+from sluicegate.schemas.holds import ENDING_GRACE_S, Hold, Then
+from sluicegate.schemas.scopes import Claim
+from sluicegate.workers import celery_inside
+from sluicegate.workers.celery_inside import PoolSide
+
+log = logging.getLogger(__name__)
+
+HARDER_AFTER_S = 5.0
+"""How long a task that was asked to end may take until its process is killed."""
+LOOK_EVERY_S = 0.05
+
+
+@dataclass(slots=True)
+class _Ending:
+    request: Any
+    then: Then
+    since: float
+    is_hard: bool = False
+
+
+class Endings:
+    """All methods run on the consumer's own thread, but for `under_way` and `told`."""
+
+    def __init__(self, pool: PoolSide, claim_of: Callable[[Any], Claim]) -> None:
+        self._pool = pool
+        self._claim_of = claim_of
+        self._heard_at: dict[UUID, float] = {}
+        self._under_way: dict[str, _Ending] = {}
+        self._left: set[str] = set()
+        self._told: dict[str, ForcedTask] = {}
+
+    def tend(self, holds: Iterable[Hold], running: Iterable[Any]) -> tuple[list[Any], float | None]:
+        """One look at what runs: the requests whose runs are over and whose messages must go back, and in how many
+        seconds to look again (None: nothing is to be ended).
+        """
+        now = time.monotonic()
+        holds = tuple(holds)
+        self._heard_at = {hold.id: self._heard_at.get(hold.id, now) for hold in holds}
+        running = {request.id: request for request in running}
+        returning = self._over(running)
+        due = [hold for hold in holds if now - self._heard_at[hold.id] >= ENDING_GRACE_S]
+        for request in running.values():
+            if (then := self._step_for(request, due)) is not None:
+                self._end(request, then, now)
+        self._left &= running.keys()
+        if len(due) < len(holds) or self._under_way:
+            return returning, LOOK_EVERY_S
+        return returning, None if not holds else 1.0
+
+    def _step_for(self, request: Any, due: list[Hold]) -> Then | None:
+        if not due:
+            return None
+        claim = self._claim_of(request)
+        steps = {hold.then for hold in due if hold.scope.matches(claim)}
+        return next((then for then in (Then.TERMINATE, Then.REQUEUE) if then in steps), None)
+
+    def _end(self, request: Any, then: Then, now: float) -> None:
+        ending = self._under_way.get(request.id)
+        if ending is not None:
+            if not ending.is_hard and now - ending.since >= HARDER_AFTER_S:
+                ending.is_hard = True
+                self._pool.end(request, ending.then, is_hard=True)
+            return
+        if request.id in self._left:
+            return
+        if then is Then.REQUEUE and request.acknowledged:
+            self._leave(request, "its message was acknowledged early: to end it would lose it")
+        elif self._pool.end(request, then, is_hard=False):
+            self._under_way[request.id] = _Ending(request, then, now)
+            log.warning("sluicegate: its deadline has passed: %s %s", then, _name(request))
+        else:
+            self._leave(request, f"{self._pool.name} cannot {then} a running task")
+
+    def _leave(self, request: Any, why: str) -> None:
+        self._left.add(request.id)
+        log.warning("sluicegate: its deadline has passed, and %s goes on: %s", _name(request), why)
+
+    def _over(self, running: dict[str, Any]) -> list[Any]:
+        returning = []
+        for task_id, ending in list(self._under_way.items()):
+            if task_id in running or not self._pool.has_ended(ending.request):
+                continue
+            del self._under_way[task_id]
+            if ending.then is Then.TERMINATE:
+                self._tell(ending.request, Force.TERMINATED)
+            # Where it came to its own end a moment before, Celery has acknowledged it.
+            elif not ending.request.acknowledged:
+                self._tell(ending.request, Force.REQUEUED)
+                returning.append(ending.request)
+        return returning
+
+    def _tell(self, request: Any, how: Force) -> None:
+        task = celery_inside.running_task(request, is_waiting=False)
+        self._told[request.id] = ForcedTask(task=task, at=datetime.now(UTC), how=how)
+
+    def under_way(self) -> list[Any]:
+        """The requests that are being ended; from any thread."""
+        return [ending.request for ending in list(self._under_way.values())]
+
+    def told(self) -> tuple[ForcedTask, ...]:
+        """What was ended; from any thread."""
+        return tuple(self._told.copy().values())
+
+    def forget(self) -> None:
+        """Nothing is held any more."""
+        self._told = {}
+
+
+def _name(request: Any) -> str:
+    return f"{request.name}[{request.id}]"
