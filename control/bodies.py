@@ -48,3 +48,8 @@ def warnings(scope: Scope, workers: Iterable[WorkerView], then: Then | None = No
 def at_scope(holds: Holds, scope: Scope) -> list[str]:
     """The causes that hold at exactly this scope, each once, in order."""
     return sorted({str(hold.cause) for hold in holds.active if hold.scope == scope})
+
+
+def remaining_at(holds: Holds, scope: Scope) -> list[str]:
+    """The same after a resume: one that is being reopened does not remain."""
+    return sorted({str(hold.cause) for hold in holds.active if hold.scope == scope and hold.ramp is None})

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sluicegate.control.tables import HOLDS
 from sluicegate.schemas.holds import Cause, Hold, Then
 from sluicegate.schemas.modes import Mode
+from sluicegate.schemas.ramps import Ramp
 from sluicegate.schemas.scopes import Scope
 
 
@@ -31,6 +32,7 @@ def to_row(hold: Hold) -> dict[str, Any]:
         "deadline": hold.deadline,
         "then": None if hold.then is None else str(hold.then),
         "escalated_at": hold.escalated_at,
+        "ramp": None if hold.ramp is None else hold.ramp.to_wire(),
         "released_at": hold.released_at,
         "released_by": hold.released_by,
         "released_reason": hold.released_reason,
@@ -52,6 +54,7 @@ def from_row(row: Mapping[str, Any]) -> Hold:
         deadline=row["deadline"],
         then=None if row["then"] is None else Then(row["then"]),
         escalated_at=row["escalated_at"],
+        ramp=None if row["ramp"] is None else Ramp.from_wire(row["ramp"]),
         released_at=row["released_at"],
         released_by=row["released_by"],
         released_reason=row["released_reason"],

@@ -110,7 +110,7 @@ def store(connection: Connection, truth: Truth, change: Change, event: events.Ev
         return truth
     if change.hold is not None:
         holds.store(connection, truth.namespace, change.hold, event.at)
-        if change.hold.released_at is None:
+        if change.hold.released_at is None and change.hold.ramp is None:
             drains.begin(connection, truth.namespace, change.hold.id, change.holds.version, event.at)
         else:
             drains.end(connection, change.hold.id, Ending.RELEASED, event.at)

@@ -10,6 +10,7 @@ from sluicegate.schemas.api import PauseRequest
 from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.holds import STEPS, Then, check_reason
 from sluicegate.schemas.modes import Mode
+from sluicegate.schemas.ramps import Rate
 from sluicegate.schemas.scopes import Scope
 from sluicegate.schemas.times import from_wire_or_none, to_wire, to_wire_or_none
 
@@ -28,11 +29,14 @@ class Order:
     deadline: datetime | None = None
     then: Then | None = None
     is_forced: bool = False
+    rate: Rate | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """What makes two requests the same request."""
         # What an order does not have is left out: a request from before it existed is still the same request.
         more = {} if self.deadline is None else {"deadline": to_wire(self.deadline), "then": str(self.then)}
+        if self.rate is not None:
+            more["ramp"] = self.rate.text
         return more | {
             "action": self.action,
             "reason": self.reason,
@@ -53,6 +57,8 @@ def order_of(request: PauseRequest) -> Order:
     if request.action == PAUSE:
         if request.force_resume:
             raise InvalidInput("forceResume", "belongs to a resume")
+        if request.ramp is not None:
+            raise InvalidInput("ramp", "belongs to a resume")
         mode = Mode.of_hold(request.mode)
         expires_at = from_wire_or_none(request.expires_at, "expiresAt")
         deadline, then = _escalation(request, mode, expires_at)
@@ -73,7 +79,8 @@ def order_of(request: PauseRequest) -> Order:
     ):
         if value is not None:
             raise InvalidInput(field, "belongs to a pause")
-    return Order(action=RESUME, reason=reason, scope=scope, is_forced=request.force_resume)
+    rate = None if request.ramp is None else Rate.parse(request.ramp)
+    return Order(action=RESUME, reason=reason, scope=scope, is_forced=request.force_resume, rate=rate)
 
 
 def _escalation(request: PauseRequest, mode: Mode, expires_at: datetime | None) -> tuple[datetime | None, Then | None]:

@@ -24,11 +24,13 @@ from sluicegate.control.namespaces import Truth
 from sluicegate.control.orders import PAUSE, Order, order_of
 from sluicegate.control.publisher import Publisher
 from sluicegate.schemas.api import PauseRequest
+from sluicegate.schemas.beats import WorkerState
 from sluicegate.schemas.errors import InvalidInput, NotFound, Refused, Unavailable
-from sluicegate.schemas.holds import Change, Hold, HoldKey, escalate, expire, place, release
+from sluicegate.schemas.holds import Change, Hold, HoldKey, escalate, expire, place, release, reopen
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.preview import preview
 from sluicegate.schemas.progress import UNAVAILABLE, Metrics
+from sluicegate.schemas.ramps import Ramp, Rate
 from sluicegate.schemas.scopes import GLOBAL, Scope
 from sluicegate.schemas.snapshots import Edition
 from sluicegate.schemas.times import to_wire_or_none
@@ -222,14 +224,18 @@ class Pausing:
                 events.record(connection, self._namespace, event)
                 return _Refusal(refusal)
             key = HoldKey(scope=order.scope)
-            change = release(truth.holds, key, actor=ask.actor, reason=order.reason, now=truth.now)
+            ramp = None if order.rate is None or progress is None else _ramp(order.rate, progress, order.scope)
+            if ramp is not None and ramp.span_s > 0:
+                change = reopen(truth.holds, key, ramp, now=truth.now)
+            else:
+                change = release(truth.holds, key, actor=ask.actor, reason=order.reason, now=truth.now)
         outcome = events.NOOP if change.is_noop else events.APPLIED
         after = namespaces.store(connection, truth, change, _event(order, truth, change, ask.actor, outcome, {}))
         answer = {
             "outcome": outcome,
             "system": bodies.system(after),
             "audit": {"latest": events.latest(connection, self._namespace)},
-            "remaining": [] if order.action == PAUSE else bodies.at_scope(after.holds, order.scope),
+            "remaining": [] if order.action == PAUSE else bodies.remaining_at(after.holds, order.scope),
         }
         answers.keep(connection, self._namespace, ask, answer, truth.now)
         return answer
@@ -284,6 +290,8 @@ def _expired(connection: Connection, truth: Truth) -> tuple[Change, events.Event
     change = expire(truth.holds, now=truth.now)
     if change.hold is None:
         return None
+    if change.hold.ramp is not None:
+        return change, _by_the_clock("ramp_completed", truth, change, {"ramp": change.hold.ramp.rate})
     return change, _by_the_clock("hold_expired", truth, change, {"expiresAt": to_wire_or_none(change.hold.expires_at)})
 
 
@@ -319,6 +327,12 @@ def _by_the_clock(action: str, truth: Truth, change: Change, details: dict[str, 
     )
 
 
+def _ramp(rate: Rate, progress: Progress, scope: Scope) -> Ramp:
+    """Raises InvalidInput where it would take too long."""
+    present = [worker for worker in progress.workers if worker.state is not WorkerState.GONE and worker.is_in(scope)]
+    return rate.ramp([worker.beat.nodename for worker in present])
+
+
 def _refusal(order: Order, truth: Truth, progress: Progress) -> Refused | None:
     """Why this resume may not be done now; None where it may (R-A7)."""
     manual = truth.holds.find(HoldKey(scope=order.scope))
@@ -328,7 +342,8 @@ def _refusal(order: Order, truth: Truth, progress: Progress) -> Refused | None:
             return None  # nothing holds: resuming it is no mistake, and changes nothing
         message = f"no manual hold to resume; still held by: {', '.join(others)}"
         return Refused(message, {"remaining": others})
-    if manual.mode is not Mode.DRAIN or order.is_forced or _is_drained(progress, truth):
+    is_reopening = manual.ramp is not None
+    if manual.mode is not Mode.DRAIN or is_reopening or order.is_forced or _is_drained(progress, truth):
         return None
     remaining = [cause for cause in others if cause != str(manual.cause)]
     details = {"metrics": progress.metrics.to_wire(), "remaining": remaining}
@@ -351,6 +366,8 @@ def _event(
     extra: dict[str, Any] = {} if change is None else {"change": str(change.kind)}
     if order.action != PAUSE:
         extra["forceResume"] = order.is_forced
+    if hold is not None and hold.ramp is not None:
+        extra |= {"ramp": hold.ramp.rate, "reopenedAt": to_wire_or_none(hold.expires_at)}
     if order.expires_at is not None:
         extra["expiresAt"] = to_wire_or_none(order.expires_at)
     if order.deadline is not None:

@@ -64,6 +64,8 @@ HOLDS = Table(
     Column("then", Text),
     # When the deadline came with work left, and `then` began.
     Column("escalated_at", MOMENT),
+    # Resumed by and by (schemas.ramps); SQL's null where it is not.
+    Column("ramp", JSONB(none_as_null=True)),
     Column("released_at", MOMENT),
     Column("released_by", Text),
     Column("released_reason", Text),

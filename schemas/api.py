@@ -32,6 +32,7 @@ class PauseRequest(Wire):
     expires_at: Any = None
     deadline: Any = None
     then: Any = None
+    ramp: Any = None
     idempotency_key: str | None = None
 
 
@@ -56,6 +57,7 @@ class HoldBody(Answer):
     deadline: datetime | None
     then: str | None
     escalated_at: datetime | None = None
+    ramp: dict[str, Any] | None = None
     released_at: datetime | None
     released_by: str | None
     released_reason: str | None

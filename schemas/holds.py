@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Self
 from uuid import UUID
 
 from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.modes import Mode
+from sluicegate.schemas.ramps import Ramp
 from sluicegate.schemas.scopes import Claim, Scope, ScopeKind
 from sluicegate.schemas.times import from_wire, from_wire_or_none, to_wire, to_wire_or_none
 
@@ -67,7 +68,8 @@ class Hold:
 
     `source` tells apart two owners of one cause (the worker, the window, the budget); it is empty for
     manual. `created_at` survives a change of mode or reason; `released_*` are set once, together;
-    `escalated_at` is when the deadline came with work left, and `then` began to be in force. `cause` and
+    `escalated_at` is when the deadline came with work left, and `then` began to be in force. With a `ramp` it has been
+    resumed, and is in force until `expires_at` on the workers whose turn has not come. `cause` and
     `then` are texts, so that an older worker obeys a hold whose cause it has never heard of.
     """
 
@@ -83,6 +85,7 @@ class Hold:
     deadline: datetime | None = None
     then: str | None = None
     escalated_at: datetime | None = None
+    ramp: Ramp | None = None
     released_at: datetime | None = None
     released_by: str | None = None
     released_reason: str | None = None
@@ -101,6 +104,7 @@ class Hold:
             and self.expires_at == other.expires_at
             and self.deadline == other.deadline
             and self.then == other.then
+            and self.ramp == other.ramp
         )
 
     def is_expired(self, now: datetime) -> bool:
@@ -132,6 +136,7 @@ class Hold:
             "deadline": to_wire_or_none(self.deadline),
             "then": None if self.then is None else str(self.then),
             "escalatedAt": to_wire_or_none(self.escalated_at),
+            "ramp": None if self.ramp is None else self.ramp.to_wire(),
             "releasedAt": to_wire_or_none(self.released_at),
             "releasedBy": self.released_by,
             "releasedReason": self.released_reason,
@@ -160,6 +165,7 @@ class Hold:
                 then=None if data["then"] is None else _text(data, "then"),
                 # Control planes before 0.2 do not say.
                 escalated_at=from_wire_or_none(data.get("escalatedAt"), "escalatedAt"),
+                ramp=None if data.get("ramp") is None else Ramp.from_wire(data["ramp"]),
                 released_at=from_wire_or_none(data["releasedAt"], "releasedAt"),
                 released_by=data["releasedBy"],
                 released_reason=data["releasedReason"],
@@ -248,6 +254,7 @@ class ChangeKind(StrEnum):
     RELEASED = "released"
     EXPIRED = "expired"
     ESCALATED = "escalated"
+    RAMPED = "ramped"
     NOOP = "noop"
 
 
@@ -289,6 +296,21 @@ def release(holds: Holds, key: HoldKey, *, actor: str, reason: str, now: datetim
     return _changed(holds, ChangeKind.RELEASED, remove=current, about=released)
 
 
+def reopen(holds: Holds, key: HoldKey, ramp: Ramp, *, now: datetime) -> Change:
+    """What resuming with a ramp does: the hold stays until the ramp is over, and each worker leaves it in its turn.
+
+    Its deadline is over: nothing more is ended. A no-op where there is no such hold.
+    """
+    current = holds.find(key)
+    if current is None:
+        return Change(kind=ChangeKind.NOOP, holds=holds)
+    ends_at = now + timedelta(seconds=ramp.span_s)
+    if current.expires_at is not None:
+        ends_at = min(ends_at, current.expires_at)
+    ramped = replace(current, ramp=ramp, expires_at=ends_at, deadline=None, then=None, escalated_at=None)
+    return _changed(holds, ChangeKind.RAMPED, add=ramped, remove=current)
+
+
 def expire(holds: Holds, *, now: datetime) -> Change:
     """What the clock does: releases the hold that expired first, or nothing.
 
@@ -298,7 +320,8 @@ def expire(holds: Holds, *, now: datetime) -> Change:
     if not due:
         return Change(kind=ChangeKind.NOOP, holds=holds)
     first = min(due, key=lambda hold: (hold.expires_at or now, hold.id))
-    released = replace(first, released_at=now, released_by="sluicegate", released_reason="expired")
+    why = "expired" if first.ramp is None else "reopened"
+    released = replace(first, released_at=now, released_by="sluicegate", released_reason=why)
     return _changed(holds, ChangeKind.EXPIRED, remove=first, about=released)
 
 

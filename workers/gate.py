@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -95,6 +96,7 @@ class Gate(Generic[R]):
         on_applied: Callable[[], None],
         claim_of: Callable[[R], Claim] | None = None,
         on_scoped: Callable[[Edition, tuple[Hold, ...]], None] = lambda edition, holds: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.cell = cell
         self._words = cell.words
@@ -109,6 +111,10 @@ class Gate(Generic[R]):
         self._wake = wake
         self._on_applied = on_applied
         self._logged: Standing | None = None
+        self._clock = clock
+        self._snapshot: Snapshot | None = None
+        self._turns: dict[Hold, float] = {}
+        self._reopened_at = 0.0
 
     def pass_through(self, start: Callable[[R], None], request: R) -> bool:
         """Start `request` if the gate is open; False where it is closed and nothing was done."""
@@ -125,23 +131,46 @@ class Gate(Generic[R]):
 
     def put_in_force(self, snapshot: Snapshot) -> None:
         """Take a central state. A local hold stays: only the worker itself lifts it."""
-        mode = snapshot.holds.mode_for(self.claim)
-        holds = [hold for hold in snapshot.holds.sorted() if hold.scope.matches(self.claim)]
-        words = "; ".join(f"{hold.reason} (by {hold.actor})" for hold in holds)
-        scoped = tuple(hold for hold in snapshot.holds.sorted() if hold.scope.kind in _OF_SOME_TASKS)
-        ending = tuple(hold for hold in (*holds, *scoped) if hold.ends_tasks)
         with self._lock:
-            local = self.standing.local_reason
-            self._flip(
-                Standing(
-                    edition=snapshot.edition,
-                    mode=mode,
-                    local_reason=None if local == BOOTING else local,
-                    words=words,
-                    scoped=scoped,
-                    ending=ending,
-                )
-            )
+            self._snapshot = snapshot
+            self._flip(self._standing_by(snapshot))
+
+    def _standing_by(self, snapshot: Snapshot) -> Standing:
+        turns = self._note_turns(snapshot)
+        local = self.standing.local_reason
+        in_force = [hold for hold in snapshot.holds.sorted() if hold.ramp is None or turns[hold] > self._clock()]
+        here = [hold for hold in in_force if hold.scope.matches(self.claim)]
+        scoped = tuple(hold for hold in in_force if hold.scope.kind in _OF_SOME_TASKS)
+        return Standing(
+            edition=snapshot.edition,
+            mode=max((hold.mode for hold in here), default=Mode.RUN),
+            local_reason=None if local == BOOTING else local,
+            words="; ".join(f"{hold.reason} (by {hold.actor})" for hold in here),
+            scoped=scoped,
+            ending=tuple(hold for hold in (*here, *scoped) if hold.ends_tasks),
+        )
+
+    def _note_turns(self, snapshot: Snapshot) -> dict[Hold, float]:
+        """When this worker leaves each hold that is reopened by a ramp, counted from when it first heard of that."""
+        now, me = self._clock(), self.claim.worker or ""
+        self._turns = {
+            hold: self._turns.get(hold, now + hold.ramp.delay_s(me)) for hold in snapshot.holds.active if hold.ramp
+        }
+        return self._turns
+
+    def reopens_in_s(self) -> float | None:
+        """When the next turn of a ramp comes; None: no hold is being reopened here."""
+        now = self._clock()
+        with self._lock:
+            return min((at - now for at in self._turns.values() if at > self._reopened_at), default=None)
+
+    def take_turns(self) -> None:
+        """Leave the holds whose ramp has come to this worker's turn."""
+        with self._lock:
+            now = self._clock()
+            if self._snapshot is not None and any(self._reopened_at < at <= now for at in self._turns.values()):
+                self._reopened_at = now
+                self._flip(self._standing_by(self._snapshot))
 
     def hold_locally(self, reason: str | None) -> None:
         """Place (a reason) or lift (None) the worker's own hold. It can only make the state stricter."""

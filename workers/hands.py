@@ -133,6 +133,7 @@ class Hands:
     def tend(self) -> None:
         """Bring the consumer in line with the gate, and acknowledge once it is."""
         assert self.gate is not None
+        self.gate.take_turns()
         standing, was_closed = self.gate.take_duty()
         if self._consumer is None:
             # No broker connection: nothing is consumed, and `register` comes here again after the reconnect.
@@ -168,8 +169,9 @@ class Hands:
                 self._look_again(_SWEEP_EVERY_S)
             elif celery_inside.running_requests():
                 self._look_again(_FRESH_EVERY_S)
-            if (due_in_s := self.way_back.due_in_s()) is not None:
-                self._look_again(due_in_s)
+            for due_in_s in (self.way_back.due_in_s(), self.gate.reopens_in_s()):
+                if due_in_s is not None:
+                    self._look_again(max(0.0, due_in_s))
             return
         self._looks += 1
         # A pause is most often complete within milliseconds; where it is not, nobody is helped by a busy loop.

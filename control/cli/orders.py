@@ -15,6 +15,7 @@ from sluicegate.schemas.errors import InvalidInput, Refused
 from sluicegate.schemas.exits import Exit
 from sluicegate.schemas.holds import STEPS, check_reason
 from sluicegate.schemas.modes import Mode
+from sluicegate.schemas.ramps import Rate
 from sluicegate.schemas.scopes import Scope
 from sluicegate.schemas.times import from_wire, to_wire
 
@@ -108,11 +109,13 @@ def pause(
     examples=(
         'sluicegate resume --reason "4.2 is out"',
         'sluicegate resume --reason "cannot wait for the rest" --force',
+        'sluicegate resume --reason "4.2 is out" --ramp 10%/s',
     ),
 )
 @options.reason
 @options.scope
 @options.option("--force", is_flag=True, help="Resume a drain that has not drained yet; the audit says so.")
+@options.option("--ramp", metavar="RATE", help="Reopen worker by worker: 10%/s of them, 5/s or 30/m.")
 @options.connection
 @options.json_output
 @click.pass_context
@@ -122,6 +125,7 @@ def resume(
     reason: str | None,
     scope: str,
     force: bool,
+    ramp: str | None,
     url: str | None,
     token_file: Path | None,
     as_json: bool,
@@ -132,12 +136,14 @@ def resume(
     """
     why = check_reason(reason)
     where = Scope.parse(scope)
+    if ramp is not None:
+        Rate.parse(ramp)
 
     from sluicegate.control.cli.session import connect
 
     with connect(url, token_file) as client:
         try:
-            reply = client.resume(reason=why, scope=str(where), force=force)
+            reply = client.resume(reason=why, scope=str(where), force=force, ramp=ramp)
         except Refused as refusal:
             raise Refused(_with_figures(refusal), refusal.details) from None
         ctx.exit(_told(reply, where, as_json))

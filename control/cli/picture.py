@@ -28,6 +28,8 @@ def headline(system: SystemBody) -> str:
     if not system.workers_paused:
         scoped = f", with {_count(len(system.holds), 'scoped hold')}" if system.holds else ""
         return f"RUNNING{scoped} — {version}"
+    if (ramp := _ramp_of(system, GLOBAL)) is not None:
+        return f"REOPENING {ramp} — {version}"
     held = f"PAUSED {system.mode} — {version}"
     if system.requested_by_user_id is None:
         causes = ", ".join(sorted({hold.cause for hold in system.holds if hold.scope == "global"}))
@@ -44,7 +46,17 @@ def scope_line(system: SystemBody, scope: Scope) -> str:
     hold = next((hold for hold in here if hold.cause == "manual"), here[0])
     mode = max(Mode.of_hold(hold.mode) for hold in here).word
     since = f"by {hold.actor} since {moment(hold.created_at)}: {hold.reason}"
+    if (ramp := _ramp_of(system, scope)) is not None:
+        return f"REOPENING {scope} {ramp} — version {system.version}"
     return f"HELD {scope} {mode} — version {system.version} — {since}"
+
+
+def _ramp_of(system: SystemBody, scope: Scope) -> str | None:
+    """How a scope is reopened, where nothing else holds it."""
+    here = [hold for hold in system.holds if hold.scope == str(scope)]
+    if len(here) != 1 or here[0].ramp is None:
+        return None
+    return f"{here[0].ramp['rate']} until {moment(here[0].expires_at)}"
 
 
 def measures(metrics: MetricsBody, *, is_paused: bool) -> str:
@@ -65,7 +77,7 @@ def outcome(answer: ChangeAnswer, scope: Scope) -> Iterator[str]:
     """What a pause or a resume of `scope` did, line by line."""
     yield scope_line(answer.system, scope) + (" (unchanged: it was so before)" if answer.outcome == "noop" else "")
     for hold in answer.system.holds:
-        if hold.scope == str(scope) and hold.cause == "manual" and hold.deadline and hold.mode == Mode.DRAIN.word:
+        if hold.scope == str(scope) and hold.cause == "manual" and hold.deadline and not hold.escalated_at:
             yield f"deadline {moment(hold.deadline)}: then {hold.then}, if work is left"
     if answer.remaining:
         yield f"still held by: {', '.join(answer.remaining)}"

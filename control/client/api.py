@@ -111,9 +111,14 @@ class Client:
             )
         )
 
-    def resume(self, *, reason: str, scope: str = "global", force: bool = False) -> Reply[ChangeAnswer]:
-        """Release the manual hold of `scope`; Refused where it is not drained and `force` is false."""
-        return self._change(PauseRequest(action="resume", reason=reason, scope=scope, force_resume=force))
+    def resume(
+        self, *, reason: str, scope: str = "global", force: bool = False, ramp: str | None = None
+    ) -> Reply[ChangeAnswer]:
+        """Release the manual hold of `scope`, at once or by a `ramp` such as `10%/s`.
+
+        Refused where it is not drained and `force` is false.
+        """
+        return self._change(PauseRequest(action="resume", reason=reason, scope=scope, force_resume=force, ramp=ramp))
 
     def hold(self, hold_id: str) -> Reply[HoldAnswer]:
         """One hold and its story; NotFound where there is none."""

@@ -136,6 +136,9 @@ def test_distinct_changes_at_once_make_one_version_each(world: World) -> None:
         ),
         (RESUME | {"deadline": "2999-01-01T00:00:00Z"}, "deadline"),
         (RESUME | {"then": "quiesce"}, "then"),
+        (RESUME | {"ramp": "fast"}, "ramp"),
+        (RESUME | {"ramp": ["5/s"]}, "ramp"),
+        (PAUSE | {"ramp": "5/s"}, "ramp"),
         (PAUSE | {"forceResume": True}, "forceResume"),
         (PAUSE | {"expiresAt": "tomorrow"}, "expiresAt"),
         (PAUSE | {"expiresAt": "2999-01-01T00:00:00"}, "expiresAt"),
@@ -452,6 +455,28 @@ def test_a_quiesce_may_have_a_deadline_that_ends_what_is_left(world: World) -> N
     assert plane.draining.follow() == 0, "it is not over yet"
     world.beat("celery@a", state=WorkerState.PAUSED, applied=Edition(1, 3))
     assert plane.draining.follow() == 1
+
+
+def test_a_resume_with_a_ramp_reopens_by_itself_and_remains_nobody_s_hold(world: World) -> None:
+    """R-G4: an event at its begin and one at its end; a resume without a ramp ends it at once."""
+    plane = world.start()
+    for name in "abcd":
+        world.beat(f"celery@{name}")
+    world.change(plane, **PAUSE)
+    answer = world.change(plane, **RESUME, forceResume=True, ramp="4/s")
+    (hold,) = answer["system"]["holds"]
+    assert (answer["remaining"], answer["system"]["workersPaused"]) == ([], True)
+    assert hold["ramp"] == {"rate": "4/s", "spanS": 1.0, "order": [f"celery@{name}" for name in "abcd"]}
+    (done,) = eventually(lambda: world.events(action="ramp_completed"))
+    assert done["details"]["ramp"] == "4/s"
+    assert not plane.pausing.read()["system"]["workersPaused"]
+    (asked,) = world.events(action="resume")
+    assert (asked["details"]["ramp"], asked["details"]["change"]) == ("4/s", "ramped")
+    world.change(plane, **PAUSE)
+    world.change(plane, **RESUME, forceResume=True, ramp="1/m")
+    world.change(plane, **RESUME)
+    assert not plane.pausing.read()["system"]["workersPaused"]
+    check_one_event_per_version(world)
 
 
 def test_a_repeat_with_the_same_deadline_is_a_noop_and_with_another_an_alteration(world: World) -> None:

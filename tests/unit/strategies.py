@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from sluicegate.schemas.holds import Cause, Hold, Holds, Then
 from sluicegate.schemas.modes import Mode
+from sluicegate.schemas.ramps import Ramp
 from sluicegate.schemas.scopes import Scope
 from sluicegate.schemas.snapshots import MAX_EPOCH, MAX_VERSION, Snapshot
 
@@ -38,6 +39,9 @@ holds = st.builds(
     expires_at=st.none() | moments,
     deadline=st.none() | moments,
     then=st.none() | st.sampled_from(Then),
+    escalated_at=st.none() | moments,
+    ramp=st.none()
+    | st.builds(Ramp, rate=st.just("10%/s"), span_s=st.floats(0.1, 100), order=st.lists(names, max_size=3).map(tuple)),
 )
 
 

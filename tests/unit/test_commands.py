@@ -128,6 +128,7 @@ BAD = [
     (("pause",), "reason:"),
     (("pause", "--reason", "  "), "reason:"),
     (("resume",), "reason:"),
+    ((*RESUME, "--ramp", "fast"), "ramp:"),
     (("pause", "--mode", "x", "--reason", "y"), "mode: 'x' is not a mode: use drain or quiesce"),
     (("pause", "--mode", "run", "--reason", "y"), "mode:"),
     (("pause", "--scope", "nope", "--reason", "y"), "scope:"),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
+
+import pytest
 
 from sluicegate.schemas.beats import WorkerState
 from sluicegate.schemas.holds import Hold, Holds
 from sluicegate.schemas.modes import Mode
+from sluicegate.schemas.ramps import Ramp
 from sluicegate.schemas.scopes import GLOBAL, Claim, Scope
 from sluicegate.schemas.snapshots import Edition, Snapshot
 from sluicegate.workers.cell import Cell
@@ -148,3 +152,46 @@ def test_a_pause_is_one_line_per_version_and_the_resume_one(caplog):
         "sluicegate: paused (quiesce) at version 1.3: upgrade (by alice)",
         "sluicegate: resumed at version 1.4",
     ]
+
+
+def test_a_worker_leaves_a_ramp_in_its_turn_and_by_itself():
+    """R-G4: counted from when it heard of it, whatever else is ordered meanwhile."""
+    now = [100.0]
+    claim = Claim(host="h", worker="b@h")
+    gate: Gate[str] = Gate(Cell(), claim, wake=lambda: None, on_applied=lambda: None, clock=lambda: now[0])
+
+    def ramped(version: int, *more: Mode) -> Snapshot:
+        plain = state(version, Mode.DRAIN, *more)
+        (first, *others) = plain.holds.sorted()
+        ramp = Ramp(rate="1/s", span_s=3.0, order=("a@h", "b@h", "c@h"))
+        return replace(plain, holds=replace(plain.holds, active=frozenset({replace(first, ramp=ramp), *others})))
+
+    gate.put_in_force(state(2, Mode.DRAIN))
+    assert gate.reopens_in_s() is None
+    gate.put_in_force(ramped(3))
+    modes = [gate.standing.mode]
+    assert gate.reopens_in_s() == pytest.approx(1.0)
+    now[0] += 0.6
+    gate.put_in_force(ramped(4))
+    now[0] += 0.3
+    gate.take_turns()
+    modes.append(gate.standing.mode)
+    now[0] += 0.2
+    gate.take_turns()
+    modes.append(gate.standing.mode)
+    assert modes == [Mode.DRAIN, Mode.DRAIN, Mode.RUN]
+    assert (gate.standing.edition, gate.reopens_in_s()) == (Edition(1, 4), None)
+    gate.put_in_force(ramped(5, Mode.QUIESCE))
+    modes = [gate.standing.mode]
+    gate.put_in_force(state(6, Mode.DRAIN))
+    modes.append(gate.standing.mode)
+    assert modes == [Mode.QUIESCE, Mode.DRAIN], "another hold is another matter, and so is a new pause"
+
+
+def test_the_first_of_a_ramp_opens_at_once():
+    gate = Gate[str](Cell(), Claim(host="h", worker="a@h"), wake=lambda: None, on_applied=lambda: None)
+    plain = state(2, Mode.DRAIN)
+    ramp = Ramp(rate="1/s", span_s=3.0, order=("a@h", "b@h", "c@h"))
+    holds = frozenset(replace(hold, ramp=ramp) for hold in plain.holds.active)
+    gate.put_in_force(replace(plain, holds=replace(plain.holds, active=holds)))
+    assert gate.standing.is_open
