@@ -26,6 +26,8 @@ What is relied on                                             where it stands
   `TaskPool.terminate_job`, `ApplyResult.terminate`          celery/worker/request.py, billiard/pool.py
 - `state.requests`, `.reserved_requests`, `.active_requests`, `.scheduled_requests` (5.7)   celery/worker/state.py
 - `task_consumer.consume`, made in `Tasks.start` but first called by the event loop   celery/worker/loops.py
+- `WorkController.blueprint.state` is no longer RUN before the consumer's steps are stopped for good, and the broker
+  connection stays until the pool has stopped              celery/bootsteps.py (Blueprint.stop), celery/worker/worker.py
 - the Redis channel: `unacked_key`, `unacked_index_key`, `qos._quick_ack`, `qos.can_consume`, `_q_for_pri`,
   `_get_message_priority`, `conn_or_acquire`, `_fanout_queues`, `global_keyprefix`     kombu/transport/redis.py
 - `Transport._callbacks`, kombu's queue name -> callback      kombu/transport/virtual/base.py
@@ -56,6 +58,7 @@ from typing import Any, Protocol
 import amqp
 import billiard
 from amqp import spec
+from celery import bootsteps
 from celery.app.trace import build_tracer
 from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.imports import symbol_by_name
@@ -951,6 +954,11 @@ def _eta_tickets(timer: Any) -> list[tuple[Any, Any]]:
     return found
 
 
+def is_stopping(consumer: Any) -> bool:
+    """Does the whole worker stop, and not only this broker connection?"""
+    return bool(consumer.controller.blueprint.state != bootsteps.RUN)  # type: ignore[attr-defined]
+
+
 def forget(request: Any) -> None:
     """Take a request that is not to start out of Celery's books."""
     worker_state.requests.pop(request.id, None)
@@ -1577,8 +1585,9 @@ def prepare_tasks(app: Any, station: Station, on_yield: Callable[[Any], None]) -
         if not hasattr(task, "on_quiesce"):
             continue
         task.run = _minding_the_cursor(task, station)
+        # One that waits yields too, when its worker is told to stop.
+        task.Request = _yielding(symbol_by_name(task.Request), on_yield)
         if way == YIELD:
-            task.Request = _yielding(symbol_by_name(task.Request), on_yield)
             log.debug("sluicegate: %s yields when it is quiesced", name)
 
 

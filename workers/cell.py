@@ -16,6 +16,8 @@ begun. A child writes its own slot only, so no lock is needed.
     bit   32    it runs
     bit   33    it waits at a checkpoint
     bits 34-63  tasks begun by the children that had this slot, modulo 2^30
+
+The last word is 1 once the worker has been told to stop: who waits at a checkpoint may then leave.
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ HOLDING = _MODE | _LOCAL
 STOPPING = int(Mode.QUIESCE) | CONSULT
 """Any of these bits set: a checkpoint must look closer."""
 
-SLOTS = 4095
-"""Pool children whose starts are seen; 32 KiB together with the word."""
+SLOTS = 4094
+"""Pool children whose starts are seen; 32 KiB together with the two other words."""
 
 _RUNS = 1 << 32
 _MARK = _RUNS - 1
@@ -83,7 +85,7 @@ class Cell:
     """The shared word. It is made closed: whoever forgets to open it has a paused worker, not a leak."""
 
     def __init__(self) -> None:
-        self._map = mmap.mmap(-1, 8 * (1 + SLOTS))
+        self._map = mmap.mmap(-1, 8 * (2 + SLOTS))
         self.words: memoryview = memoryview(self._map).cast("Q")
         """For who reads word 0 before every start, and cannot afford a call for it: `words[0] & HOLDING`."""
         self.words[0] = pack(Mode.DRAIN, NOTHING, is_local=True)
@@ -122,6 +124,15 @@ class Cell:
         """The (epoch, version) in force."""
         word = self.words[0]
         return Edition((word >> _EPOCH_SHIFT) & _EPOCH_MASK, word >> _VERSION_SHIFT)
+
+    def leave(self) -> None:
+        """The worker has been told to stop. There is no way back."""
+        self.words[1 + SLOTS] = 1
+
+    @property
+    def is_leaving(self) -> bool:
+        """Has it been told to stop?"""
+        return bool(self.words[1 + SLOTS])
 
     def note_begin(self, slot: int, task_id: str) -> None:
         """Called in pool child number `slot` right before `task_id`'s own code. Slots beyond SLOTS are not seen."""

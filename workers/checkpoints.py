@@ -29,6 +29,9 @@ class Station(Protocol):
     def is_quiesced(self, task: Any) -> bool:
         """Is the work of this running task quiesced?"""
 
+    def is_leaving(self) -> bool:
+        """Has the worker been told to stop?"""
+
     def note_waiting(self, task_id: str, is_waiting: bool) -> None:
         """Say that a task waits at a checkpoint, or no longer does."""
 
@@ -106,6 +109,11 @@ def way_of(task: Any) -> str:
     return str(way)
 
 
+def _is_declared(task: Any) -> bool:
+    """Only the runs of tasks that declare their way can end at a checkpoint."""
+    return hasattr(task, "on_quiesce")
+
+
 def _current_task() -> Any:
     """The task that the worker runs here; None outside, and for one that is called directly or eagerly."""
     from celery import current_task
@@ -133,7 +141,10 @@ def _stop(cursor: Any) -> None:
             # A sleep: a soft time limit, a revoke with terminate and gevent's timeout end it as they end any other.
             station.rest(LOOK_EVERY_S)
             is_kept = is_kept or station.keep_cursor(task_id, cursor)
-            if does_yield and is_kept and station.is_quiesced(task):
+            # Where the worker stops, one that waits would keep it from that for as long as the hold lasts: it goes
+            # too, if a later run can go on from here.
+            may_leave = does_yield or (cursor is not None and _is_declared(task) and station.is_leaving())
+            if may_leave and is_kept and station.is_quiesced(task):
                 raise Yielded
     finally:
         station.note_waiting(task_id, False)

@@ -8,6 +8,7 @@ acknowledge.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -34,6 +35,7 @@ _FRESH_EVERY_S = 1.0
 _SWEEP_EVERY_S = 5.0
 _RETRY_S = 0.1
 _RETRY_AT_MOST_S = 5.0
+_LAST_TRIES_S = 10.0
 
 
 def _everything(request: Any) -> bool:
@@ -67,6 +69,8 @@ class Hands:
         self._looks = 0
         self._failures = 0
         self._last_failure = ""
+        self._is_closing = False
+        self._last_settling = threading.Lock()
 
     def stand_at(self, gate: Gate[Any]) -> None:
         """Have every start go through `gate` from here on; called once, before the pool starts."""
@@ -84,7 +88,10 @@ class Hands:
         task = celery_inside.running_task(request, is_waiting=False)
         self._last_yields[request.id] = YieldedTask(task=task, at=datetime.now(UTC))
         self._yielded.append(request)
-        self.wake()
+        if self._is_closing:
+            self._settle_last()
+        else:
+            self.wake()
 
     def wake(self) -> None:
         """Have `tend` called soon on the consumer's thread; safe from any thread."""
@@ -108,6 +115,32 @@ class Hands:
     def detach(self) -> None:
         """The broker connection is going: touch nothing of it any more. What is owed waits for the next one."""
         self._consumer = None
+
+    def close(self) -> None:
+        """The worker stops: its loop has ended, and the connection stays until the pool's tasks have."""
+        self._is_closing = True
+        if waiting := sum(self.pool.is_waiting(request) for request in celery_inside.running_requests()):
+            log.warning(
+                "sluicegate: stopping while %d tasks wait at a checkpoint: those with a cursor go back to their queue, "
+                "others keep this worker until they are resumed",
+                waiting,
+            )
+        self._settle_last()
+
+    def _settle_last(self) -> None:
+        """Hand back what yields while the worker stops; in whichever thread hears of it, since no loop runs."""
+        give_up = time.monotonic() + _LAST_TRIES_S
+        with self._last_settling:
+            while self._yielded or self.way_back.count_owed():
+                try:
+                    self._owe_yielded()
+                    self.way_back.settle()
+                    return
+                except Exception as error:
+                    if time.monotonic() > give_up:
+                        log.error("sluicegate: handing back failed at the stop (%s): the broker must do it", error)
+                        return
+                    time.sleep(_RETRY_S)
 
     def register(self, hub: Any) -> None:
         """Listen for `wake` on the event loop; again after every reset of the hub."""

@@ -53,6 +53,10 @@ class Station:
         queue = getattr(task.request, "sluicegate_queue", None)
         return self._table.mode_for(Claim(queue=queue, task=task.name)) is Mode.QUIESCE
 
+    def is_leaving(self) -> bool:
+        """Has the worker been told to stop?"""
+        return self._cell.is_leaving
+
     def keep_cursor(self, task_id: str, cursor: Any) -> bool:
         """Is it stored? False where Redis is away: the task must stay where it is. Raises InvalidInput."""
         try:

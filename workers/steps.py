@@ -25,7 +25,13 @@ from sluicegate.schemas.errors import InvalidSetting
 from sluicegate.schemas.keys import parse_public_keys
 from sluicegate.schemas.names import host_of
 from sluicegate.schemas.scopes import Claim
-from sluicegate.workers.celery_inside import claim_of, note_starts_in_children, prepare_tasks, sides_of
+from sluicegate.workers.celery_inside import (
+    claim_of,
+    is_stopping,
+    note_starts_in_children,
+    prepare_tasks,
+    sides_of,
+)
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.checkpoints import open_station
 from sluicegate.workers.cursors import Cursors
@@ -108,6 +114,7 @@ class Member:
         )
         note_starts = note_starts_in_children(worker.app, worker.hostname, self.hands.cell)
         signals.worker_process_init.connect(note_starts, weak=False)
+        signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
         signals.worker_shutdown.connect(self._on_shutdown, weak=False)
         # A cold shutdown sends no such signal. Pool children leave by `os._exit` and never come here.
         atexit.register(self._on_exit)
@@ -130,6 +137,10 @@ class Member:
         if self.hands.pool.name == "solo":
             self.hands.tend()
         time.sleep(seconds)
+
+    def _on_shutting_down(self, **_: Any) -> None:
+        """In Celery's signal handler: its sender is a name, and nothing here may take a lock."""
+        self.hands.cell.leave()
 
     def _on_shutdown(self, sender: Any = None, **_: Any) -> None:
         """Celery sends this after the pool has stopped, so the goodbye is true: nothing runs here any more."""
@@ -241,7 +252,11 @@ class GuardConsumer(bootsteps.StartStopStep):
 
     def stop(self, c: Any) -> None:
         """`Tasks` cancels the consumer itself."""
-        c.controller.sluicegate.hands.detach()
+        hands = c.controller.sluicegate.hands
+        if is_stopping(c):
+            hands.close()
+        else:
+            hands.detach()
 
     def register_with_event_loop(self, c: Any, hub: Any) -> None:
         """Each time the event loop starts, and before it consumes."""

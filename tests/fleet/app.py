@@ -35,6 +35,7 @@ QUEUE_TYPE = "FLEET_QUEUE_TYPE"
 DELIVERY_LIMIT = "FLEET_DELIVERY_LIMIT"
 MAX_PRIORITY = "FLEET_MAX_PRIORITY"
 RESULTS = "FLEET_RESULT_BACKEND"
+SOFT_SHUTDOWN_S = "FLEET_SOFT_SHUTDOWN_S"
 
 MODULE = __name__
 PR_SET_PDEATHSIG = 1
@@ -48,6 +49,7 @@ def make(environ: dict[str, str]) -> Celery:
         task_acks_late=environ.get(ACKS_LATE) == "1",
         task_default_queue=environ.get(QUEUE, "celery"),
         task_ignore_result=True,
+        worker_soft_shutdown_timeout=float(environ.get(SOFT_SHUTDOWN_S, "0")),
         worker_prefetch_multiplier=int(environ.get(PREFETCH, "4")),
         worker_hijack_root_logger=True,
         broker_connection_retry_on_startup=True,

@@ -98,6 +98,8 @@ def test_the_installed_version_is_one_that_was_read(package):
         (request.Request.on_failure, "if not self._already_cancelled and not self._already_revoked:"),
         (billiard.pool.Pool.terminate_job, "proc._job_terminated = True"),
         (billiard.pool.ApplyResult.terminate, "self._terminated = signum"),
+        # A worker that stops is told apart from a connection that is lost.
+        (bootsteps.Blueprint.stop, "self.state = CLOSE self.restart("),
         (trace.build_tracer, "else task.run"),
         (trace.build_tracer, "except Ignore as exc: I, R = Info(IGNORED, exc), ExceptionInfo(internal=True)"),
         (request.Request.reject, "if not self.acknowledged:"),

@@ -21,8 +21,9 @@ from sluicegate.workers.cursors import Cursors
 class Post:
     """A station that counts how often it was asked, and lets a task go on after `rests` looks."""
 
-    def __init__(self, rests: int = 3, is_away: int = 0) -> None:
+    def __init__(self, rests: int = 3, is_away: int = 0, leaves_after: int = 99) -> None:
         self.rests = rests
+        self.leaves_after = leaves_after
         self.is_away = is_away
         self.asked = 0
         self.stored: list[Any] = []
@@ -35,8 +36,12 @@ class Post:
     def note_waiting(self, task_id: str, is_waiting: bool) -> None:
         self.said.append((task_id, is_waiting))
 
+    def is_leaving(self) -> bool:
+        return self.leaves_after <= 0
+
     def rest(self, seconds: float) -> None:
         self.rests -= 1
+        self.leaves_after -= 1
 
     def keep_cursor(self, task_id: str, cursor: Any) -> bool:
         self.is_away -= 1
@@ -215,3 +220,23 @@ def test_a_task_without_a_cursor_costs_no_command_when_it_ends(cursors):
 def test_a_cursor_that_cannot_be_kept_is_refused_with_the_reason(cursors, cursor, why):
     with pytest.raises(InvalidInput, match=why):
         cursors.store("t1", cursor)
+
+
+@pytest.mark.parametrize(
+    ("cursor", "is_declared", "ends"), [("here", True, True), (None, True, False), ("here", False, False)]
+)
+def test_a_waiting_task_leaves_a_worker_that_stops_where_a_later_run_can_go_on(app, cursor, is_declared, ends):
+    """Without a cursor it would begin anew, and one that does not declare its way cannot end at a checkpoint."""
+    post = Post(rests=5, leaves_after=2)
+
+    @app.task(shared=False, **({"on_quiesce": "wait"} if is_declared else {}))
+    def work():
+        checkpoint(cursor)
+
+    if ends:
+        with pytest.raises(Yielded):
+            run_in_worker(app, work, post)
+    else:
+        run_in_worker(app, work, post)
+    assert post.rests == (3 if ends else 0)
+    assert post.said[-1] == ("t1", False)
