@@ -9,7 +9,7 @@ The rules (S2, S3, S4, S9):
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sluicegate.schemas.errors import StaleSnapshot
 from sluicegate.schemas.snapshots import NOTHING, Edition, Snapshot
@@ -33,22 +33,19 @@ class Following:
         return self.fresh_at is not None and now - self.fresh_at < stale_after_s
 
 
-def is_older(snapshot: Snapshot, fence: Edition) -> bool:
-    """Is it behind the fence?"""
-    return snapshot.edition < fence
-
-
 def see(following: Following, snapshot: Snapshot, *, now: float, needs_fresh_boot: bool = True) -> Following:
     """What is known after reading `snapshot`, whose signature holds. Raises StaleSnapshot behind the fence."""
-    if is_older(snapshot, following.fence):
-        raise StaleSnapshot(f"edition {snapshot.edition} is older than {following.fence}, which was applied")
+    edition, before = snapshot.edition, following.in_force
+    if edition < following.fence:
+        raise StaleSnapshot(f"edition {edition} is older than {following.fence}, which was applied")
     has_advanced = following.last_beat is not None and snapshot.beat > following.last_beat
-    seen = replace(following, last_beat=snapshot.beat, fresh_at=now if has_advanced else following.fresh_at)
-    if following.in_force is None:
-        if not has_advanced and needs_fresh_boot:
-            return seen
-        return replace(seen, in_force=snapshot, fence=snapshot.edition, fresh_at=now)
-    if snapshot.edition > following.in_force.edition:
+    may_boot = has_advanced or not needs_fresh_boot
+    if may_boot if before is None else edition > before.edition:
         # A newer edition is itself a sign of life: it was signed after the one in force.
-        return replace(seen, in_force=snapshot, fence=snapshot.edition, fresh_at=now)
-    return seen
+        return Following(fence=edition, in_force=snapshot, last_beat=snapshot.beat, fresh_at=now)
+    return Following(
+        fence=following.fence,
+        in_force=before,
+        last_beat=snapshot.beat,
+        fresh_at=now if has_advanced else following.fresh_at,
+    )
