@@ -66,6 +66,7 @@ class Follower:
         fence: Edition,
         on_state: Callable[[Snapshot], None],
         on_stale: Callable[[str | None], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.following = Following(fence=fence)
         self.refused: Counter[str] = Counter()
@@ -76,7 +77,8 @@ class Follower:
         self._connect = connect
         self._on_state = on_state
         self._on_stale = on_stale
-        self._started_at = time.monotonic()
+        self._clock = clock
+        self._started_at = clock()
         self._stopping = threading.Event()
         self._poked = threading.Event()
         self._is_away = False
@@ -85,7 +87,7 @@ class Follower:
 
     def start(self) -> None:
         """Start the thread. Call after the pool has forked."""
-        self._started_at = time.monotonic()
+        self._started_at = self._clock()
         self._thread.start()
 
     def stop(self) -> None:
@@ -103,7 +105,7 @@ class Follower:
             reader = self._connect()
             while not self._stopping.is_set():
                 try:
-                    self._look(reader)
+                    self.look(reader)
                     self._wait(subscription)
                 except Exception:
                     # A follower that dies leaves a worker deaf; whatever it was, the next look may succeed.
@@ -133,7 +135,8 @@ class Follower:
         except (ValueError, KeyError, TypeError, RecursionError):
             return False
 
-    def _look(self, reader: Redis) -> None:
+    def look(self, reader: Redis) -> None:
+        """One look at the state: take it if it is newer, and judge whether touch is lost. Never raises for Redis."""
         try:
             raw: Any = reader.get(snapshot_key(self._namespace))
         except (RedisError, OSError) as error:
@@ -141,10 +144,10 @@ class Follower:
         else:
             self._note_back()
             if raw is not None:
-                self.observe(bytes(raw), time.monotonic())
+                self.observe(bytes(raw), self._clock())
             elif self.following.in_force is None:
                 self._note_refusal("absent", "there is no state at its key yet")
-        self._judge_staleness(time.monotonic())
+        self._judge_staleness(self._clock())
 
     def observe(self, envelope: bytes, now: float) -> None:
         """Take one envelope as read at monotonic time `now`: check, fence, hand on if newer. Never raises."""

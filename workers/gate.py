@@ -107,6 +107,7 @@ class Gate(Generic[R]):
         self.applied = Applied()
         # Reentrant: Celery releases a slot inside a start when the task was revoked, and that starts the next.
         self._lock = threading.RLock()
+        self._local: dict[str, str] = {}
         self._was_closed = True
         self._wake = wake
         self._on_applied = on_applied
@@ -130,21 +131,20 @@ class Gate(Generic[R]):
         return bool(word & HOLDING) or (bool(word & CONSULT) and self.standing.is_held(self.claim_of(request)))
 
     def put_in_force(self, snapshot: Snapshot) -> None:
-        """Take a central state. A local hold stays: only the worker itself lifts it."""
+        """Take a central state. Local holds stay: only the worker itself lifts them."""
         with self._lock:
             self._snapshot = snapshot
             self._flip(self._standing_by(snapshot))
 
     def _standing_by(self, snapshot: Snapshot) -> Standing:
         turns = self._note_turns(snapshot)
-        local = self.standing.local_reason
         in_force = [hold for hold in snapshot.holds.sorted() if hold.ramp is None or turns[hold] > self._clock()]
         here = [hold for hold in in_force if hold.scope.matches(self.claim)]
         scoped = tuple(hold for hold in in_force if hold.scope.kind in _OF_SOME_TASKS)
         return Standing(
             edition=snapshot.edition,
             mode=max((hold.mode for hold in here), default=Mode.RUN),
-            local_reason=None if local == BOOTING else local,
+            local_reason=self._local_reason,
             words="; ".join(f"{hold.reason} (by {hold.actor})" for hold in here),
             scoped=scoped,
             ending=tuple(hold for hold in (*here, *scoped) if hold.ends_tasks),
@@ -172,13 +172,23 @@ class Gate(Generic[R]):
                 self._reopened_at = now
                 self._flip(self._standing_by(self._snapshot))
 
-    def hold_locally(self, reason: str | None) -> None:
-        """Place (a reason) or lift (None) the worker's own hold. It can only make the state stricter."""
+    def hold_locally(self, reason: str | None, source: str = "touch") -> None:
+        """Place (a reason) or lift (None) a hold of the worker's own. It can only make the state stricter.
+
+        Each `source` lifts what it placed and no other. What is placed while the worker boots counts from then on.
+        """
         with self._lock:
+            if reason is None:
+                self._local.pop(source, None)
+            else:
+                self._local[source] = reason
             now = self.standing
-            if now.local_reason in (reason, BOOTING):
-                return
-            self._flip(replace(now, local_reason=reason))
+            if now.local_reason not in (self._local_reason, BOOTING):
+                self._flip(replace(now, local_reason=self._local_reason))
+
+    @property
+    def _local_reason(self) -> str | None:
+        return "; ".join(self._local.values()) or None
 
     def _flip(self, standing: Standing) -> None:
         if standing.scoped or self.standing.scoped:

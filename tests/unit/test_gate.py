@@ -100,6 +100,28 @@ def test_lifting_a_local_hold_never_opens_a_worker_that_has_seen_no_state():
     assert not gate.pass_through(lambda _: None, "a")
 
 
+def test_who_lifts_a_local_hold_lifts_no_other():
+    """R-G1: touch that is regained says nothing about a GPU."""
+    gate = make()
+    gate.put_in_force(state(1))
+    gate.hold_locally("gpu lost", source="gpu")
+    gate.hold_locally("no fresh state")
+    assert gate.standing.local_reason == "gpu lost; no fresh state"
+    gate.hold_locally(None)
+    assert not gate.pass_through(lambda _: None, "a")
+    gate.hold_locally(None, source="gpu")
+    assert gate.pass_through(lambda _: None, "a")
+
+
+def test_a_local_hold_that_is_placed_while_the_worker_boots_counts_after_it():
+    gate = make()
+    gate.hold_locally("gpu lost", source="gpu")
+    gate.put_in_force(state(1))
+    assert not gate.pass_through(lambda _: None, "a")
+    gate.hold_locally(None, source="gpu")
+    assert gate.pass_through(lambda _: None, "a")
+
+
 def test_a_hold_on_another_host_does_not_close_it():
     gate = make()
     gate.put_in_force(state(2, Mode.DRAIN, scope=Scope.parse("host:elsewhere")))
