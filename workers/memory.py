@@ -22,7 +22,7 @@ class Memory:
 
     def __init__(self, state_dir: Path, namespace: str, nodename: str) -> None:
         self.path = state_dir / "workers" / f"{quote(namespace, safe='')}.{quote(nodename, safe='@')}.json"
-        self._saved: Edition | None = None
+        self._saved = NOTHING
         self._complained = False
 
     def load(self) -> Edition:
@@ -39,8 +39,11 @@ class Memory:
         return edition
 
     def save(self, edition: Edition) -> None:
-        """Remember `edition`; does nothing where it is remembered already. Never raises."""
-        if edition == self._saved:
+        """Remember `edition`; does nothing where that or a newer one is remembered already. Never raises.
+
+        A worker that boots has applied nothing yet, and its first heartbeat says so: that must not make it forget.
+        """
+        if edition <= self._saved:
             return
         # The process id keeps two workers that were given one nodename from tearing each other's file.
         draft = self.path.with_suffix(f".{os.getpid()}.tmp")

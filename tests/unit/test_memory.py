@@ -15,6 +15,18 @@ def test_what_was_saved_is_remembered_by_the_next_life(tmp_path):
     assert Memory(tmp_path, "other", "w1@h").load() == NOTHING
 
 
+def test_a_life_that_has_applied_nothing_yet_does_not_forget_what_the_one_before_applied(tmp_path):
+    """S1, S2: the first heartbeat comes before the first state, and a second crash may come before that too."""
+    Memory(tmp_path, "default", "w1@h").save(Edition(2, 7))
+    second = Memory(tmp_path, "default", "w1@h")
+    second.load()
+    for older in (NOTHING, Edition(1, 9), Edition(2, 6)):
+        second.save(older)
+    assert Memory(tmp_path, "default", "w1@h").load() == Edition(2, 7)
+    second.save(Edition(3, 1))
+    assert Memory(tmp_path, "default", "w1@h").load() == Edition(3, 1)
+
+
 def test_no_nodename_leaves_the_folder(tmp_path):
     memory = Memory(tmp_path / "state", "default", "../../../etc/w@h")
     memory.save(Edition(1, 1))
