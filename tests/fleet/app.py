@@ -36,6 +36,10 @@ DELIVERY_LIMIT = "FLEET_DELIVERY_LIMIT"
 MAX_PRIORITY = "FLEET_MAX_PRIORITY"
 RESULTS = "FLEET_RESULT_BACKEND"
 SOFT_SHUTDOWN_S = "FLEET_SOFT_SHUTDOWN_S"
+RESTORE_EVERY_S = "FLEET_RESTORE_EVERY_S"
+"""How often a worker looks for messages that have outlived the visibility timeout (kombu's default: 100 s)."""
+ORPHANS = "FLEET_ORPHANS"
+"""Set to 1, children outlive a worker that is killed, as they do in production; the test must see to them."""
 
 MODULE = __name__
 PR_SET_PDEATHSIG = 1
@@ -61,6 +65,8 @@ def make(environ: dict[str, str]) -> Celery:
             **({"priority_steps": [0, 3, 6, 9]} if environ.get(PRIORITIES) == "1" else {}),
         },
     )
+    if every_s := environ.get(RESTORE_EVERY_S):
+        fleet.conf.broker_transport_options |= {"unacked_restore_interval": int(every_s), "unacked_restore_throttle": 1}
     if broker.startswith("amqp"):
         # What a sender was not told to be there is not sent: the checker counts on it.
         fleet.conf.broker_transport_options = {"confirm_publish": True}
@@ -87,7 +93,8 @@ _items = Writer(Path(items_path(os.environ.get(RECORDS, os.devnull))))
 @signals.worker_process_init.connect(weak=False)
 def die_with_the_worker(**_: Any) -> None:
     """A pool child whose worker was killed must not outlive the test that killed it."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.environ.get(ORPHANS) != "1":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 @signals.task_prerun.connect(weak=False)

@@ -38,7 +38,7 @@ from tests.fleet.broker import Contents, Message
 from tests.fleet.checker import Call, Drained, Evidence, Sent, Verdict, check
 from tests.fleet.rabbit import Rabbit
 from tests.fleet.rabbit_queue import RabbitQueue
-from tests.fleet.records import ItemDone, Reader, Record, microseconds, read_items
+from tests.fleet.records import ItemDone, Reader, Record, microseconds, read_cursors, read_items
 from tests.fleet.waiting import NotInTime, stays, until
 from tests.fleet.watch import Watch, Word, by_redis
 
@@ -157,6 +157,7 @@ class Fleet:
         self.records = Reader(self.directory / "records")
         self.workers: dict[str, Worker] = {}
         self.sent: list[Sent] = []
+        self.ids: dict[int, str] = {}
         self.calls: list[Call] = []
         self.drained: list[Drained] = []
         self._slots: dict[str, int] = {}
@@ -295,7 +296,8 @@ class Fleet:
         """Send one task, its number first among its arguments; the number."""
         seq = next(self._next_seq)
         with self.sender.producer_pool.acquire(block=True) as producer:
-            self.sender.send_task(f"fleet.{task}", args=(seq, *args), countdown=countdown_s, producer=producer)
+            sent = self.sender.send_task(f"fleet.{task}", args=(seq, *args), countdown=countdown_s, producer=producer)
+        self.ids[seq] = str(sent.id)
         is_waiting = waits or countdown_s is not None
         self.sent.append(Sent(seq=seq, at_us=microseconds(time.time()), waits=is_waiting))
         return seq
@@ -383,6 +385,10 @@ class Fleet:
     def items(self) -> list[ItemDone]:
         """Every item that tasks of many items have done, in the order in which they were."""
         return read_items(self.records.path)
+
+    def cursors(self) -> list[ItemDone]:
+        """Every cursor that tasks of `tests.fleet.long_tasks` have stored safely."""
+        return read_cursors(self.records.path)
 
     def wait_started(self, count: int, *, within_s: float = 30.0) -> None:
         """Return once `count` tasks have started."""

@@ -96,9 +96,22 @@ def items_path(records: str) -> str:
     return records if records == os.devnull else f"{records}.items"
 
 
+def cursors_path(records: str) -> str:
+    """Where it is written which cursors were stored: as an item, whose number is the cursor."""
+    return records if records == os.devnull else f"{records}.cursors"
+
+
 def read_items(records: Path) -> list[ItemDone]:
     """Every item done so far, in the order in which they were."""
-    path = Path(items_path(str(records)))
+    return _read_items(Path(items_path(str(records))))
+
+
+def read_cursors(records: Path) -> list[ItemDone]:
+    """Every cursor stored so far, each written down once the store had answered."""
+    return _read_items(Path(cursors_path(str(records))))
+
+
+def _read_items(path: Path) -> list[ItemDone]:
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [ItemDone.from_line(line) for line in lines if line.endswith("\n")]
 

@@ -16,6 +16,7 @@ from sluicegate.control.stack import Stack
 from sluicegate.schemas import settings
 from tests.fleet import app as fleet_app
 from tests.fleet.harness import Fleet
+from tests.fleet.long_runs import MODULE
 from tests.fleet.waiting import until
 
 RESULTS_DATABASE = 7
@@ -115,6 +116,42 @@ def test_s1_s5_s6_what_a_drained_task_leads_to_waits_for_the_resume_in_a_new_lif
         assert linked.get(timeout=DONE_WITHIN_S) == [0, 1]
         assert joined.get(timeout=DONE_WITHIN_S) == [10, 11, 12]
         assert starts(fleet) == Counter([0, 1, 10, 11, 12])
+
+
+@pytest.mark.parametrize("acks_late", [False, True], ids=["early", "late"])
+def test_s5_s6_a_chord_of_fifty_yielding_tasks_across_five_quiesces_calls_back_once(
+    stack: Stack, results: str, acks_late: bool
+) -> None:
+    """S5, S6: its parts stop in mid-work and go on elsewhere; each item is done once, and the callback sees all."""
+    items = 6
+    with Fleet(stack, acks_late=acks_late, environ={fleet_app.RESULTS: results}) as fleet:
+        fleet.watch()
+        for name in ("w1", "w2"):
+            fleet.start(name, slots=4, module=MODULE, wait=False)
+        fleet.wait_ready()
+        fleet.wait_open()
+        header = [fleet.sender.signature("fleet.steps_result", args=(n, items, 0.05)) for n in range(50)]
+        answer = chord(header, part(fleet, 50, 0.0, is_first=False), app=fleet.sender).apply_async()
+        for cycle in range(5):
+            done = 50 * items * (cycle + 1) // 7
+            until(f"{done} items are done", lambda done=done: len(fleet.items()) >= done)  # type: ignore[misc]
+            fleet.pause(mode="quiesce")
+            fleet.wait_acknowledged()
+            until("all parts have given their slots back", lambda: not any(w.running for w in fleet.words()))
+            before = len(fleet.items())
+            assert not answer.ready()
+            fleet.stays_still(for_s=0.2)
+            assert len(fleet.items()) == before
+            fleet.resume()
+        assert answer.get(timeout=DONE_WITHIN_S) == [*range(51)]
+        until("the broker knows it", lambda: not fleet.redis.hlen("unacked") and not fleet.depth())
+        runs = starts(fleet)
+        times = Counter((done.seq, done.item) for done in fleet.items())
+        yields = sum(record.event == "yield" for record in fleet.read_records())
+    assert times == {(seq, item): 1 for seq in range(50) for item in range(items)}
+    assert runs[50] == 1
+    assert yields == runs.total() - 51
+    assert yields >= 20, "the quiesces came in the middle of the parts"
 
 
 EAGER = """
