@@ -105,6 +105,7 @@ class Gate(Generic[R]):
         self._on_scoped = on_scoped
         self.standing = Standing(edition=NOTHING, mode=Mode.DRAIN, local_reason=BOOTING)
         self.applied = Applied()
+        self._flipped_at = datetime.now(UTC)
         # Reentrant: Celery releases a slot inside a start when the task was revoked, and that starts the next.
         self._lock = threading.RLock()
         self._local: dict[str, str] = {}
@@ -194,6 +195,8 @@ class Gate(Generic[R]):
         if standing.scoped or self.standing.scoped:
             # Before the cell says that there is something to look up.
             self._on_scoped(standing.edition, standing.scoped)
+        # Before the flip: what starts by it starts after this.
+        self._flipped_at = datetime.now(UTC)
         self.cell.store(
             pack(
                 standing.mode,
@@ -223,7 +226,11 @@ class Gate(Generic[R]):
                 return False
             if self.applied.standing is standing:
                 return True
-            self.applied = Applied(edition=standing.edition, at=datetime.now(UTC), standing=standing)
+            # A hold is in force once nothing can start any more; that there is none has been so since the flip, and
+            # what started meanwhile (on RabbitMQ, while the consumer was being asked for) started rightly.
+            is_free = standing.is_open and not standing.scoped
+            at = self._flipped_at if is_free else datetime.now(UTC)
+            self.applied = Applied(edition=standing.edition, at=at, standing=standing)
         self._log_once(standing)
         self._on_applied()
         return True

@@ -55,6 +55,28 @@ def test_it_closes_at_the_flip_and_not_at_the_acknowledgement():
     assert gate.state is WorkerState.PAUSING
 
 
+def test_s1_what_starts_after_the_gate_opened_starts_after_the_time_that_is_named_for_it():
+    """The consumer begins between the flip and the acknowledgement, and threads start what it brings at once."""
+    gate = make()
+    gate.put_in_force(state(2, Mode.DRAIN))
+    gate.acknowledge(gate.standing)
+    gate.put_in_force(state(3))
+    started: list[datetime] = []
+    assert gate.pass_through(lambda _: started.append(datetime.now(UTC)), "a")
+    gate.acknowledge(gate.standing)
+    assert gate.applied.at is not None
+    assert gate.applied.at <= started[0]
+
+
+def test_s1_a_hold_is_in_force_when_it_is_acknowledged_and_not_before():
+    gate = make()
+    gate.put_in_force(state(2, Mode.DRAIN))
+    complete = datetime.now(UTC)
+    gate.acknowledge(gate.standing)
+    assert gate.applied.at is not None
+    assert gate.applied.at >= complete
+
+
 def test_an_acknowledgement_of_what_is_no_longer_in_force_says_nothing():
     gate = make()
     gate.put_in_force(state(2, Mode.DRAIN))
