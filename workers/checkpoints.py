@@ -41,8 +41,8 @@ class Station(Protocol):
     def keep_cursor(self, task_id: str, cursor: Any) -> bool:
         """Keep `cursor` for the next run of this task; False where it cannot be stored now. Raises InvalidInput."""
 
-    def load_cursor(self, task_id: str) -> Any:
-        """What was kept last, or None."""
+    def load_cursor(self, task_id: str, *, is_redelivered: bool) -> Any:
+        """What was kept last, or None; of a run that ended only where this is its very message once more."""
 
 
 class Yielded(BaseException):
@@ -79,7 +79,8 @@ def resume_cursor() -> Any:
     task = _current_task()
     if _station is None or task is None:
         return None
-    return _station.load_cursor(task.request.id)
+    is_redelivered = bool((task.request.delivery_info or {}).get("redelivered"))
+    return _station.load_cursor(task.request.id, is_redelivered=is_redelivered)
 
 
 def resumable(items: Iterable[T], *, every: int = 1) -> Iterator[T]:

@@ -69,12 +69,12 @@ class Station:
         self._is_away = False
         return True
 
-    def load_cursor(self, task_id: str) -> Any:
+    def load_cursor(self, task_id: str, *, is_redelivered: bool) -> Any:
         """Raises Unavailable where Redis is away for long: to begin anew would repeat what is done."""
         ends_at = time.monotonic() + PATIENCE_S
         while True:
             try:
-                return self._cursors.load(task_id)
+                return self._cursors.load(task_id, is_redelivered=is_redelivered)
             except (RedisError, OSError) as error:
                 if time.monotonic() > ends_at:
                     raise Unavailable(f"the cursor of {task_id} cannot be read: {error}") from error

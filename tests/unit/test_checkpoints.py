@@ -50,7 +50,7 @@ class Post:
         self.stored.append(cursor)
         return True
 
-    def load_cursor(self, task_id: str) -> Any:
+    def load_cursor(self, task_id: str, *, is_redelivered: bool) -> Any:
         return self.stored[-1] if self.stored else None
 
 
@@ -207,6 +207,17 @@ def test_a_cursor_is_kept_until_its_task_is_over(cursors):
     assert 0 < cursors._redis.ttl("sluicegate:default:cursor:t1") <= 3600
     cursors.drop("t1")
     assert cursors.load("t1") is None
+
+
+def test_a_message_that_comes_again_after_its_task_ended_goes_on_from_the_last_cursor(cursors):
+    """S6: the worker was lost before it acknowledged. A new task of the same id is none of that."""
+    cursors.store("t1", 7)
+    cursors.drop("t1")
+    assert cursors.load("t1") is None
+    assert cursors.load("t1", is_redelivered=True) == 7
+    assert 0 < cursors._redis.ttl("sluicegate:default:cursor:t1:ended") <= 3600
+    cursors.store("t1", 9)
+    assert cursors.load("t1", is_redelivered=True) == 9
 
 
 def test_a_task_without_a_cursor_costs_no_command_when_it_ends(cursors):
