@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 from amqp.exceptions import ChannelError
 from kombu import Connection
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from sluicegate.control.outages import Outage
 from sluicegate.schemas.errors import InvalidSetting
@@ -20,16 +22,15 @@ KEPT_FOR_S = 0.2
 """Several readers within this time share one look."""
 
 
-def transport_options(broker_url: str) -> dict[str, Any]:
+def transport_options(broker_url: str, master_name: str | None = None) -> dict[str, Any]:
     """Short timeouts in the words of the broker's transport; none where we know no word."""
     scheme = urlsplit(broker_url).scheme.partition("+")[0]
     if scheme in ("redis", "rediss", "valkey", "valkeys", "sentinel"):
-        return {
-            "socket_timeout": 1.0,
-            "socket_connect_timeout": 1.0,
-            "max_retries": 1,
-            "retry_on_timeout": False,
-        }
+        patience: dict[str, Any] = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
+        options = {**patience, "max_retries": 1, "retry_on_timeout": False}
+        if scheme == "sentinel":
+            options |= {"master_name": master_name, "sentinel_kwargs": {**patience, "retry": Retry(NoBackoff(), 0)}}
+        return options
     if scheme in ("amqp", "amqps", "pyamqp"):
         return {"read_timeout": 1.0, "write_timeout": 1.0}
     return {}
@@ -38,14 +39,18 @@ def transport_options(broker_url: str) -> dict[str, Any]:
 class Broker:
     """Reads the depth of queues. Thread-safe: one look at a time."""
 
-    def __init__(self, broker_url: str) -> None:
-        """Raises InvalidSetting where no transport of kombu's understands `broker_url`."""
+    def __init__(self, broker_url: str, master_name: str | None = None) -> None:
+        """Raises InvalidSetting where no transport of kombu's understands `broker_url`.
+
+        `master_name` is what the sentinels call it, where the URL names sentinels.
+        """
         try:
             Connection(broker_url).get_transport_cls()
         except (KeyError, ImportError, ValueError):
             scheme = broker_url.partition(":")[0]
             raise InvalidSetting("SLUICEGATE_BROKER_URL", f"no broker transport for {scheme!r}") from None
         self._url = broker_url
+        self._options = transport_options(broker_url, master_name)
         self._lock = threading.Lock()
         self._outage = Outage("queue depth")
         self._last: tuple[float, frozenset[str], dict[str, int] | None] = (-1.0, frozenset(), None)
@@ -73,7 +78,7 @@ class Broker:
     def _look(self, queues: frozenset[str]) -> dict[str, int] | None:
         try:
             with Connection(
-                self._url, connect_timeout=CONNECT_TIMEOUT_S, transport_options=transport_options(self._url)
+                self._url, connect_timeout=CONNECT_TIMEOUT_S, transport_options=self._options
             ) as connection:
                 found = {queue: _depth(connection, queue) for queue in sorted(queues)}
         except Exception as error:  # whatever a transport raises: no figure is better than a wrong one

@@ -16,9 +16,11 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from sluicegate.schemas import names
 from sluicegate.schemas.errors import InvalidSetting, Unavailable
+from sluicegate.schemas.redis_urls import Place, Sentinels, refuse_other_kinds
 
 TIMEOUT_S = 1.0
 """For connecting and for each answer. redis-py's default retries would block for over 45 s (FAULTS.md)."""
@@ -73,16 +75,10 @@ class Bus:
     Every method raises Unavailable where Redis is away.
     """
 
-    def __init__(self, redis_url: str, namespace: str) -> None:
-        """Raises InvalidSetting where `redis_url` is not one."""
+    def __init__(self, place: Place, namespace: str) -> None:
+        """`place` is a URL or the sentinels to ask. Raises InvalidSetting where the URL is none."""
         try:
-            self._client: Any = Redis.from_url(
-                redis_url,
-                socket_timeout=TIMEOUT_S,
-                socket_connect_timeout=TIMEOUT_S,
-                socket_keepalive=True,
-                retry=Retry(NoBackoff(), 0),
-            )
+            self._client: Any = connect(place)
         except (ValueError, TypeError):
             raise InvalidSetting("SLUICEGATE_REDIS_URL", "is not a URL such as redis://HOST:PORT/0") from None
         self._namespace = namespace
@@ -90,21 +86,25 @@ class Bus:
         self._read = self._client.register_script(_READ)
         self._replace = self._client.register_script(_REPLACE)
 
+    def refuse_cluster(self) -> None:
+        """Raises InvalidSetting where a Redis Cluster answers; one that does not answer is not refused."""
+        refuse_cluster(self._client, "SLUICEGATE_REDIS_URL")
+
     def ping(self) -> None:
         """Does it answer?"""
-        with _translated():
+        with self._translated():
             self._client.ping()
 
     def read_slot(self) -> Slot:
         """What workers would find now."""
-        with _translated():
+        with self._translated():
             kind, content = self._read(keys=[self._snapshot_key])
         return Slot(kind.decode(), content)
 
     def replace_slot(self, judged: Slot, envelope: bytes, hint: bytes) -> bool:
         """Publishes `envelope` and the hint, if the slot still is what was `judged`; was it?"""
         channel = names.hint_channel(self._namespace)
-        with _translated():
+        with self._translated():
             answer = self._replace(
                 keys=[self._snapshot_key], args=[judged.kind, judged.content, envelope, channel, hint]
             )
@@ -112,7 +112,7 @@ class Bus:
 
     def heartbeats(self) -> tuple[datetime, list[Heard]]:
         """The server's time, and the last beat of every worker that it knows."""
-        with _translated():
+        with self._translated():
             seconds, microseconds = self._client.time()
             now = seconds + microseconds / 1e6
             scores: list[tuple[bytes, float]] = self._client.zrange(
@@ -125,6 +125,16 @@ class Bus:
         heard = [Heard(nodename, _moment(score, now), raw) for (nodename, score), raw in zip(known, beats, strict=True)]
         return datetime.fromtimestamp(now, UTC), heard
 
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (RedisError, OSError) as error:
+            # It may have been a master until a moment ago, and answer that it is read-only now: connect anew.
+            self._client.connection_pool.disconnect(inuse_connections=False)
+            # redis-py's texts may name the address, never the password.
+            raise Unavailable(f"Redis: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+
     def close(self) -> None:
         """Closes every connection."""
         self._client.close()
@@ -135,10 +145,36 @@ def _moment(score: float, now: float) -> datetime:
     return datetime.fromtimestamp(score if math.isfinite(score) and 0 <= score <= now else 0, UTC)
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
+def connect(place: Place) -> Redis:
+    """A client that gives up after TIMEOUT_S; asking all of several sentinels takes no longer either."""
+    if not isinstance(place, Sentinels):
+        return Redis.from_url(place, **_patience(TIMEOUT_S))
+    untyped: Any = Sentinel
+    sentinel = untyped(
+        list(place.addresses),
+        sentinel_kwargs=_patience(TIMEOUT_S / len(place.addresses)),
+        db=place.database,
+        username=place.username,
+        password=place.password,
+        **_patience(TIMEOUT_S),
+    )
+    client: Redis = sentinel.master_for(place.master_name)
+    return client
+
+
+def _patience(timeout_s: float) -> dict[str, Any]:
+    return {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "socket_keepalive": True,
+        "retry": Retry(NoBackoff(), 0),
+    }
+
+
+def refuse_cluster(client: Any, setting_name: str) -> None:
+    """Raises InvalidSetting where a Redis Cluster answers."""
     try:
-        yield
-    except (RedisError, OSError) as error:
-        # redis-py's texts may name the address, never the password.
-        raise Unavailable(f"Redis: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+        refuse_other_kinds(client.execute_command("HELLO"), setting_name)
+    except (RedisError, OSError):
+        # Away, or older than HELLO, or it wants no such question: what it is shows when it is used.
+        return

@@ -25,10 +25,11 @@ costs a connection here and an answer there, is not in the way of the workers th
 class SecondDoor:
     """Sends the newest edition's hint from a thread of its own; an older one that still waits is dropped."""
 
-    def __init__(self, broker_url: str) -> None:
+    def __init__(self, broker_url: str, master_name: str | None = None) -> None:
         # The app is only a way to the mailbox: it runs no task and is nobody's current app.
         self._app = Celery("sluicegate.control", broker=broker_url, set_as_current=False)
-        self._app.conf.update(broker_transport_options=transport_options(broker_url), broker_connection_timeout=1)
+        options = transport_options(broker_url, master_name)
+        self._app.conf.update(broker_transport_options=options, broker_connection_timeout=1)
         self._broker_url = broker_url
         self._wakeup = threading.Condition()
         self._waiting: Edition | None = None

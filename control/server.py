@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from time import monotonic
 from types import FrameType
@@ -16,7 +17,7 @@ import uvicorn
 from sluicegate.control import answers, keys
 from sluicegate.control.access import Access
 from sluicegate.control.broker import Broker
-from sluicegate.control.bus import Bus
+from sluicegate.control.bus import Bus, connect, refuse_cluster
 from sluicegate.control.database import Database
 from sluicegate.control.door import SecondDoor
 from sluicegate.control.draining import Draining
@@ -29,6 +30,7 @@ from sluicegate.control.publisher import Publisher
 from sluicegate.schemas import settings
 from sluicegate.schemas.errors import InvalidSetting, NotMigrated, Unavailable
 from sluicegate.schemas.keys import parse_public_keys
+from sluicegate.schemas.redis_urls import place_of
 
 logger = logging.getLogger("sluicegate.control")
 
@@ -47,7 +49,11 @@ class ControlPlane:
         """Reads the settings and connects to nothing; raises InvalidSetting naming the one that is wrong."""
         namespace = settings.NAMESPACE.read(environ)
         redis_url = settings.REDIS_URL.read(environ)
+        master_name = settings.REDIS_MASTER_NAME.read_or_none(environ)
+        state = place_of(redis_url, settings.REDIS_URL, master_name, settings.REDIS_MASTER_NAME)
         broker_url = settings.BROKER_URL.read_or_none(environ) or redis_url
+        brokers_name = settings.BROKER_MASTER_NAME.read_or_none(environ) or master_name
+        broker = place_of(broker_url, settings.BROKER_URL, brokers_name, settings.BROKER_MASTER_NAME)
         key = keys.load(settings.SIGNING_KEY_FILE.read(environ))
         # Our own signature is always trusted; the others are those of a rotation that is under way.
         others = settings.PUBLIC_KEYS.read_or_none(environ)
@@ -58,8 +64,9 @@ class ControlPlane:
 
         self.namespace = namespace
         self.database = Database(settings.DATABASE_URL.read(environ))
-        self.bus = Bus(redis_url, namespace)
-        self._door = SecondDoor(broker_url)
+        self.bus = Bus(state, namespace)
+        self._broker_place = broker
+        self._door = SecondDoor(broker_url, brokers_name)
         self.publisher = Publisher(
             database=self.database,
             bus=self.bus,
@@ -69,7 +76,11 @@ class ControlPlane:
             on_change=self._door.knock,
         )
         self.fleet = Fleet(
-            database=self.database, bus=self.bus, broker=Broker(broker_url), namespace=namespace, lease=lease
+            database=self.database,
+            bus=self.bus,
+            broker=Broker(broker_url, brokers_name),
+            namespace=namespace,
+            lease=lease,
         )
         self.draining = Draining(database=self.database, fleet=self.fleet, namespace=namespace)
         self.pausing = Pausing(
@@ -103,12 +114,13 @@ class ControlPlane:
     def start(self) -> None:
         """Starts everything, and returns when HTTP answers.
 
-        Raises InvalidSetting where the address is taken, NotMigrated. Postgres or Redis may be away: it then
-        goes on trying, and /readyz says so.
+        Raises InvalidSetting where the address is taken or a Redis Cluster answers, NotMigrated. Postgres or Redis may
+        be away: it then goes on trying, and /readyz says so.
         """
         try:
+            self._refuse_clusters()
             self.database.check()
-        except NotMigrated:
+        except (InvalidSetting, NotMigrated):
             self.close()
             raise
         except Unavailable as error:
@@ -177,6 +189,13 @@ class ControlPlane:
         if not self._server.started:
             self.stop()
             raise Unavailable("the HTTP server did not start")
+
+    def _refuse_clusters(self) -> None:
+        self.bus.refuse_cluster()
+        if isinstance(self._broker_place, str) and self._broker_place.startswith(("redis://", "rediss://")):
+            # kombu takes URLs that redis-py does not.
+            with suppress(ValueError, TypeError), connect(self._broker_place) as client:
+                refuse_cluster(client, settings.BROKER_URL.name)
 
     def _clean(self) -> None:
         with self.database.transaction() as connection:

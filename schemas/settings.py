@@ -117,6 +117,13 @@ REDIS_URL = Setting(
     meaning="The Redis or Valkey that carries the signed state, the hints and the heartbeats.",
     readers=(WORKER, CONTROL),
 )
+REDIS_MASTER_NAME = Setting(
+    name="SLUICEGATE_REDIS_MASTER_NAME",
+    parse=_text,
+    default=None,
+    meaning="The name of the master whose address is asked for, where SLUICEGATE_REDIS_URL names sentinels.",
+    readers=(WORKER, CONTROL),
+)
 PUBLIC_KEYS = Setting(
     name="SLUICEGATE_PUBLIC_KEYS",
     parse=_text,
@@ -233,6 +240,13 @@ BROKER_URL = Setting(
     parse=_text,
     default=None,
     meaning="The Celery broker, from which the depth of the queues is read; otherwise SLUICEGATE_REDIS_URL.",
+    readers=(CONTROL,),
+)
+BROKER_MASTER_NAME = Setting(
+    name="SLUICEGATE_BROKER_MASTER_NAME",
+    parse=_text,
+    default=None,
+    meaning="The same for SLUICEGATE_BROKER_URL; otherwise SLUICEGATE_REDIS_MASTER_NAME.",
     readers=(CONTROL,),
 )
 SIGNING_KEY_FILE = Setting(

@@ -292,6 +292,12 @@ def _way_back(worker: Any, in_hand_s: float) -> WayBack:
     return RedisWayBack()
 
 
+def redis_broker_of(worker: Any) -> str | None:
+    """The URL of the one Redis that the worker consumes from; None where it is another broker, or asks sentinels."""
+    url = str(worker._conninfo.as_uri(include_password=True))
+    return url if url.startswith(("redis://", "rediss://")) else None
+
+
 # -- the loops ---------------------------------------------------------------------------------------------------
 
 

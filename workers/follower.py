@@ -24,7 +24,8 @@ from redis.exceptions import RedisError
 from sluicegate.schemas.errors import SnapshotRefused
 from sluicegate.schemas.names import hint_channel, snapshot_key
 from sluicegate.schemas.snapshots import Edition, Snapshot, Verify, unseal
-from sluicegate.workers.following import Following, see
+from sluicegate.workers.following import Following, lose_touch, see
+from sluicegate.workers.link import asks_sentinels, let_go
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class Follower:
         self._started_at = clock()
         self._stopping = threading.Event()
         self._poked = threading.Event()
+        self._asked_at = clock()
         self._is_away = False
         self._last_refusal = ""
         self._thread = threading.Thread(target=self._run, name="sluicegate-follower", daemon=True)
@@ -141,13 +143,25 @@ class Follower:
             raw: Any = reader.get(snapshot_key(self._namespace))
         except (RedisError, OSError) as error:
             self._note_away(f"{type(error).__name__}: {error}")
+            self.following = lose_touch(self.following)
         else:
             self._note_back()
             if raw is not None:
                 self.observe(bytes(raw), self._clock())
             elif self.following.in_force is None:
                 self._note_refusal("absent", "there is no state at its key yet")
+        self._ask_again(reader, self._clock())
         self._judge_staleness(self._clock())
+
+    def _ask_again(self, reader: Redis, now: float) -> None:
+        """A master that was cut off from its sentinels answers on, and nobody writes to it any more."""
+        moved_at = max(self._asked_at, self.following.fresh_at or 0.0)
+        # Two reads at the new master must have had their time, or no beat would ever be seen to advance.
+        patience_s = max(self._pace.silence_s, 3 * self._pace.poll_s)
+        if now - moved_at > patience_s and asks_sentinels(reader):
+            self._asked_at = now
+            self.following = lose_touch(self.following)
+            let_go(reader)
 
     def observe(self, envelope: bytes, now: float) -> None:
         """Take one envelope as read at monotonic time `now`: check, fence, hand on if newer. Never raises."""

@@ -33,6 +33,14 @@ class Following:
         return self.fresh_at is not None and now - self.fresh_at < stale_after_s
 
 
+def lose_touch(following: Following) -> Following:
+    """What is known after a read that failed: the next one may meet another server.
+
+    A beat that is higher in one server's copy than in another's does not show that anybody is alive.
+    """
+    return replace(following, last_beat=None)
+
+
 def see(following: Following, snapshot: Snapshot, *, now: float, needs_fresh_boot: bool = True) -> Following:
     """What is known after reading `snapshot`, whose signature holds. Raises StaleSnapshot behind the fence."""
     edition, before = snapshot.edition, following.in_force

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from sluicegate.schemas.beats import Beat
 from sluicegate.schemas.names import beat_key, beats_key
+from sluicegate.workers.link import let_go
 from sluicegate.workers.memory import Memory
 
 log = logging.getLogger(__name__)
@@ -109,6 +110,8 @@ class Heart:
             self._memory.save(beat.applied)
             redis.eval(_SCRIPT, 2, *self._keys, beat.encode(), self._nodename)
         except (RedisError, OSError) as error:
+            # It may have been a master until a moment ago.
+            let_go(redis)
             if not self._is_away:
                 self._is_away = True
                 log.error("sluicegate: heartbeats cannot be sent (%s: %s)", type(error).__name__, error)

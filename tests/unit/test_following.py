@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sluicegate.schemas.errors import StaleSnapshot
 from sluicegate.schemas.holds import Holds
 from sluicegate.schemas.snapshots import NOTHING, Edition, Snapshot
-from sluicegate.workers.following import Following, see
+from sluicegate.workers.following import Following, lose_touch, see
 
 ISSUED = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -95,3 +95,21 @@ def test_freshness_ends_with_the_lease_unless_a_beat_advances():
 def test_who_never_read_anything_is_not_fresh():
     assert not Following().is_fresh(0.0, 60)
     assert Following().fence == NOTHING
+
+
+def test_a_beat_that_is_higher_only_in_another_servers_copy_opens_nothing():
+    """S4: after a failover the next read may meet a copy that was a little less old than the one before."""
+    following = see(Following(), snapshot(1, 4, beat=10), now=0.0)
+    following = see(lose_touch(following), snapshot(1, 4, beat=12), now=1.0)
+    assert following.in_force is None
+    following = see(following, snapshot(1, 5, beat=13), now=2.0)
+    assert following.in_force is not None
+    assert following.in_force.edition == (1, 5)
+
+
+def test_losing_touch_keeps_what_is_in_force_and_what_is_behind_the_fence():
+    """S2, S9."""
+    following = see(Following(), snapshot(1, 4, beat=10), now=0.0, needs_fresh_boot=False)
+    lost = lose_touch(following)
+    assert (lost.in_force, lost.fence, lost.fresh_at) == (following.in_force, following.fence, following.fresh_at)
+    assert see(lost, snapshot(1, 5, beat=3), now=1.0).in_force == snapshot(1, 5, beat=3)
