@@ -40,6 +40,7 @@ RESTORE_EVERY_S = "FLEET_RESTORE_EVERY_S"
 """How often a worker looks for messages that have outlived the visibility timeout (kombu's default: 100 s)."""
 ORPHANS = "FLEET_ORPHANS"
 """Set to 1, children outlive a worker that is killed, as they do in production; the test must see to them."""
+MASTER_NAME = "FLEET_MASTER_NAME"
 
 MODULE = __name__
 PR_SET_PDEATHSIG = 1
@@ -63,6 +64,7 @@ def make(environ: dict[str, str]) -> Celery:
             "unacked_restore_interval": 1,
             "unacked_restore_throttle": 1,
             **({"priority_steps": [0, 3, 6, 9]} if environ.get(PRIORITIES) == "1" else {}),
+            **({"master_name": environ[MASTER_NAME]} if MASTER_NAME in environ else {}),
         },
     )
     if every_s := environ.get(RESTORE_EVERY_S):

@@ -39,6 +39,7 @@ from tests.fleet.checker import Call, Drained, Evidence, Sent, Verdict, check
 from tests.fleet.rabbit import Rabbit
 from tests.fleet.rabbit_queue import RabbitQueue
 from tests.fleet.records import ItemDone, Reader, Record, microseconds, read_cursors, read_items
+from tests.fleet.sentinels import client_of
 from tests.fleet.waiting import NotInTime, stays, until
 from tests.fleet.watch import Watch, Word, by_redis
 
@@ -165,7 +166,7 @@ class Fleet:
         self._watch: Watch | None = None
         self._client = Client(stack.url, stack.environ[settings.TOKEN.name])
         broker_url = stack.environ[settings.BROKER_URL.name]
-        self.redis = redis.Redis.from_url(broker_url)
+        self.redis = client_of(broker_url)
         self.rabbit_queue = RabbitQueue(rabbit, self.queue, queue_type) if rabbit else None
         self._acks_late = acks_late
         self._extra = dict(environ or {})
@@ -179,6 +180,9 @@ class Fleet:
             fleet_app.PREFETCH: str(prefetch),
             fleet_app.VISIBILITY_S: str(visibility_s),
         }
+        if master_name := stack.environ.get(settings.REDIS_MASTER_NAME.name):
+            self._ours[fleet_app.MASTER_NAME] = master_name
+            self._extra[settings.REDIS_MASTER_NAME.name] = master_name
         # A worker that is killed leaves billiard's temporary directories behind: they go with ours.
         (self.directory / "tmp").mkdir()
         self._settings = {

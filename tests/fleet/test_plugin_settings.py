@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sluicegate.control.embedded import EmbeddedValkey
 from sluicegate.control.stack import Stack
 from tests.fleet import app as fleet_app
 from tests.fleet.harness import Fleet
@@ -64,6 +66,20 @@ def test_a_setting_that_is_missing_or_wrong_is_named_in_one_line_and_nothing_sta
         assert "Traceback" not in ended.stderr
         fleet.stays_still(for_s=0.1)
         assert len(fleet.contents().queued) == 3
+
+
+@pytest.mark.parametrize(
+    ("variable", "named"), [("SLUICEGATE_REDIS_URL", "SLUICEGATE_REDIS_URL"), (fleet_app.BROKER, "broker_url")]
+)
+def test_a_redis_cluster_is_refused_in_one_line(stack: Stack, tmp_path: Path, variable: str, named: str) -> None:
+    """For the state as for the broker: scripts and BRPOP reach over several keys, which a cluster puts anywhere."""
+    with EmbeddedValkey(tmp_path / "node", options=["--cluster-enabled", "yes"]) as node, Fleet(stack) as fleet:
+        command = [sys.executable, "-m", "celery", "-A", fleet_app.MODULE, "worker", "-P", "solo", "-n", "w1@refused"]
+        ended = fleet.run(["env", f"{variable}={node.url}", *command])
+    assert ended.returncode == 2
+    (line,) = [line for line in ended.stderr.splitlines() if "Redis Cluster" in line]
+    assert line.startswith(f"sluicegate: {named}: ")
+    assert "Traceback" not in ended.stderr
 
 
 def test_an_app_that_only_sends_needs_no_setting(stack: Stack) -> None:

@@ -18,6 +18,7 @@ from sluicegate.schemas.beats import Beat
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.names import beat_key
 from tests.fleet.checker import Edition, Sighting
+from tests.fleet.sentinels import client_of
 
 EVERY_S = 0.01
 
@@ -66,7 +67,7 @@ def by_rest(client: Client) -> list[Word]:
 
 def by_redis(url: str, namespace: str, nodenames: Iterable[str]) -> Callable[[], list[Word]]:
     """The same from the heartbeats themselves: it costs the control plane nothing, and outlives it."""
-    client = redis.Redis.from_url(url, socket_timeout=1.0, socket_connect_timeout=1.0, retry=Retry(NoBackoff(), 0))
+    client = client_of(url, socket_timeout=1.0, socket_connect_timeout=1.0, retry=Retry(NoBackoff(), 0))
     names = list(nodenames)
 
     def look() -> list[Word]:
