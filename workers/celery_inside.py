@@ -30,6 +30,7 @@ What is relied on                                             where it stands
   connection stays until the pool has stopped              celery/bootsteps.py (Blueprint.stop), celery/worker/worker.py
 - the Redis channel: `unacked_key`, `unacked_index_key`, `qos._quick_ack`, `qos.can_consume`, `_q_for_pri`,
   `_get_message_priority`, `conn_or_acquire`, `_fanout_queues`, `global_keyprefix`     kombu/transport/redis.py
+- `SentinelChannel` is such a channel, whose pools ask the sentinels at each new connection   kombu/transport/redis.py
 - `Transport._callbacks`, kombu's queue name -> callback      kombu/transport/virtual/base.py
 - the AMQP channel: `callbacks` by consumer tag until the broker's cancel-ok, `no_ack_consumers`, `send_method`,
   `message_to_python`, `connection.server_properties`         amqp/channel.py, kombu/transport/pyamqp.py
@@ -289,6 +290,9 @@ def _way_back(worker: Any, in_hand_s: float) -> WayBack:
         )
     if not worker._conninfo.transport_options.get("ack_emulation", True):
         raise InvalidSetting("broker_transport_options", "ack_emulation=False loses what is handed back: leave it on")
+    if worker._conninfo.transport_cls == "sentinel" and not worker._conninfo.transport_options.get("master_name"):
+        # kombu says so too, in a traceback.
+        raise InvalidSetting("broker_transport_options", "has no master_name: the broker's URL names sentinels")
     return RedisWayBack()
 
 

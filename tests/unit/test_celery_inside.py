@@ -32,6 +32,7 @@ from sluicegate.schemas.errors import InvalidSetting
 from sluicegate.workers.celery_inside import (
     READ_FROM,
     AmqpWayBack,
+    RedisWayBack,
     _eta_tickets,
     _resume_at,
     has_entered,
@@ -323,12 +324,22 @@ def test_each_broker_that_is_held_has_its_side(url):
     assert isinstance(sides.way_back, AmqpWayBack)
 
 
+def test_a_broker_that_sentinels_watch_is_held_as_a_redis_is():
+    """Its channel is a Redis channel, whose connections go to whatever master they name."""
+    sides = sides_of(Stranger("sentinel://127.0.0.1:1/0;sentinel://127.0.0.1:2/0", master_name="m"), Cell())
+    sides.loop.close()
+    assert isinstance(sides.way_back, RedisWayBack)
+    assert issubclass(redis.SentinelChannel, redis.Channel)
+    assert "sentinel_inst.master_for(" in source(redis.SentinelChannel._sentinel_managed_pool)
+
+
 @pytest.mark.parametrize(
     ("worker", "field"),
     [
         (Stranger("memory://"), "broker_url"),
         (Stranger("filesystem://"), "broker_url"),
         (Stranger(ack_emulation=False), "broker_transport_options"),
+        (Stranger("sentinel://127.0.0.1:1/0"), "broker_transport_options"),
     ],
 )
 def test_what_cannot_be_held_is_refused_at_start(worker, field):
