@@ -18,7 +18,7 @@ export SLUICEGATE_MAKE_STATE_DIR = $(value STATE_DIR)
 JOIN = if [ -r "$$SLUICEGATE_MAKE_STATE_DIR/env" ]; then . "$$(cd "$$SLUICEGATE_MAKE_STATE_DIR" && pwd)/env"; fi
 ORDER = $${SLUICEGATE_MAKE_REASON:+"--reason=$$SLUICEGATE_MAKE_REASON"}
 
-.PHONY: help demo demo-json demo-quiesce up pause resume status test check floor model simulate bench bench-scale soak celery-suite lock clean venv
+.PHONY: help demo demo-json demo-quiesce up pause resume status test faults check floor model simulate bench bench-scale soak celery-suite lock clean venv
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -46,6 +46,9 @@ status: $(READY) ## What is held, and how far each worker has got
 
 test: $(READY) ## All tests, or some: make test T=tests/unit
 	@$(BIN)/python -m pytest -n auto $(T) $(ARGS)
+
+faults: $(READY) ## The faults of network, clock, disk and servers, each into a real fleet (part of `make test`)
+	@$(BIN)/python -m pytest -n auto tests/faults $(ARGS)
 
 check: $(READY) ## Lint, format, types, import rules, compose.yaml, and what may not stand in the tree
 	@echo "ruff";         $(BIN)/ruff check --quiet .
