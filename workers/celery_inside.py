@@ -86,6 +86,7 @@ from sluicegate.workers.owing import (
     Returned,
     aside_key,
 )
+from sluicegate.workers.redelivery import RedeliveryWatch
 from sluicegate.workers.station import Station
 
 log = logging.getLogger(__name__)
@@ -208,6 +209,9 @@ class WayBack(Protocol):
 
     def count_owed(self) -> int:
         """How many messages have not gone back yet, and should soon."""
+
+    def look_at_redelivery(self) -> str | None:
+        """What there is to say about whether lost workers' messages are given out again; raises the broker's errors."""
 
     def count_in_hand(self) -> int:
         """How many messages stay here while the gate is closed, since their way back would do harm."""
@@ -1021,6 +1025,7 @@ class RedisWayBack:
         self._serials = itertools.count()
         self._credit: Any = None
         self._wake: Callable[[], None] = _nothing
+        self._redelivery: RedeliveryWatch | None = None
 
     @property
     def _channel(self) -> Any:
@@ -1134,6 +1139,16 @@ class RedisWayBack:
             with channel.conn_or_acquire() as client:
                 pairs = itertools.chain.from_iterable((now, tag) for tag in tags)
                 client.execute_command("ZADD", _unacked(channel)[1], "XX", *pairs)
+
+    def look_at_redelivery(self) -> str | None:
+        """By the lock under which any worker does it for all."""
+        channel = self._channel
+        key = _prefix(channel) + channel.unacked_mutex_key
+        if self._redelivery is None:
+            self._redelivery = RedeliveryWatch(key, channel.unacked_mutex_expire)
+        with channel.conn_or_acquire() as client:
+            holder = client.execute_command("GET", key)
+        return self._redelivery.see(holder, time.monotonic())
 
     def count_in_hand(self) -> int:
         """Broadcasts are kept by whoever asked."""
@@ -1501,6 +1516,10 @@ class AmqpWayBack:
     def _count_cancelling(self) -> int:
         self._cancelling = {tag for tag in self._cancelling if tag in self._channel.callbacks}
         return len(self._cancelling)
+
+    def look_at_redelivery(self) -> str | None:
+        """The server gives out again what a closed connection had in hand, and needs no worker for it."""
+        return None
 
     def count_in_hand(self) -> int:
         """From quorum queues and auto-delete queues, and what was set aside; from any thread."""

@@ -274,6 +274,8 @@ class Hands:
         ):
             held = {hold.scope.name for hold in standing.scoped if hold.scope.kind is ScopeKind.TASK}
             self.way_back.take_back_aside(held)
+            if (news := self.way_back.look_at_redelivery()) is not None:
+                log.warning("sluicegate: %s", news)
             self._swept_at, self._swept_for = now, standing.edition
 
     def _stop_consuming(self) -> None:
