@@ -38,9 +38,7 @@ def lose_touch(following: Following) -> Following:
 
     A beat that is higher in one server's copy than in another's does not show that anybody is alive.
     """
-    return Following(
-        fence=following.fence, in_force=following.in_force, last_beat=None, fresh_at=following.fresh_at
-    )
+    return Following(fence=following.fence, in_force=following.in_force, last_beat=None, fresh_at=following.fresh_at)
 
 
 def see(following: Following, snapshot: Snapshot, *, now: float, needs_fresh_boot: bool = True) -> Following:
