@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 
 import redis
@@ -17,6 +17,7 @@ from sluicegate.schemas.snapshots import Snapshot
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.checkpoints import checkpoint, open_station
 from sluicegate.workers.gate import Gate
+from tests.bench.intervals import Estimate, median
 
 ROUNDS = 200
 CHECKS = 1_000
@@ -25,25 +26,25 @@ GETS = 2_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateCheck:
-    """Medians in nanoseconds.
+    """Medians in nanoseconds, with their intervals.
 
-    `check_ns`: the gate's check and critical section around a start of nothing. `checkpoint_ns`: a `checkpoint()` in a
-    pool child, forked from here, while nothing is quiesced.
+    `check`: the gate's check and critical section around a start of nothing. `checkpoint`: a `checkpoint()` in a pool
+    child, forked from here, while nothing is quiesced.
     """
 
-    check_ns: float
-    read_ns: float
-    checkpoint_ns: float
-    redis_get_ns: float
+    check: Estimate
+    read: Estimate
+    checkpoint: Estimate
+    redis_get: Estimate
 
     @property
     def ratio(self) -> float:
         """How many checks one GET takes."""
-        return self.redis_get_ns / self.check_ns
+        return self.redis_get.value / self.check.value
 
 
 def measure(redis_url: str) -> GateCheck:
-    """Measure all three, one after the other, in this process."""
+    """Measure them, one after the other, in this process."""
     cell = Cell()
     gate: Gate[None] = Gate(cell, Claim(), wake=_nothing, on_applied=_nothing)
     running = Holds(version=1)
@@ -54,35 +55,34 @@ def measure(redis_url: str) -> GateCheck:
         gets = [_timed(lambda: client.get("bench")) for _ in range(GETS)]
         client.delete("bench")
     return GateCheck(
-        check_ns=_per_call(lambda: gate.pass_through(_start, None)),
-        read_ns=_per_call(lambda: cell.is_open),
-        checkpoint_ns=_in_a_child(cell),
-        redis_get_ns=statistics.median(gets),
+        check=_per_call(lambda: gate.pass_through(_start, None)),
+        read=_per_call(lambda: cell.is_open),
+        checkpoint=_in_a_child(cell),
+        redis_get=median(gets),
     )
 
 
-def _in_a_child(cell: Cell) -> float:
+def _in_a_child(cell: Cell) -> Estimate:
     open_station(None, cell.words)
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(writing, str(_per_call(checkpoint)).encode())
+        os.write(writing, json.dumps(astuple(_per_call(checkpoint))).encode())
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as answer:
-        measured = float(answer.read())
+        measured = Estimate(*json.loads(answer.read()))
     os.waitpid(child, 0)
     open_station(None, [0])
     return measured
 
 
-def _per_call(call: Callable[[], object]) -> float:
-    """The median over rounds, without what the loop and the call of a lambda cost."""
-    return max(0.0, statistics.median(_round(call) for _ in range(ROUNDS)) - _lambda_ns())
+def _per_call(call: Callable[[], object]) -> Estimate:
+    """The median over rounds, without what the loop and the call of a lambda cost: both are timed in turn."""
+    return median([max(0.0, _round(call) - _round(_empty)) for _ in range(ROUNDS)])
 
 
-def _lambda_ns() -> float:
-    return statistics.median(_round(lambda: None) for _ in range(ROUNDS))
+_empty: Callable[[], object] = lambda: None  # noqa: E731 - what is timed with it is a lambda too
 
 
 def _round(call: Callable[[], object]) -> float:
