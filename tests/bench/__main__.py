@@ -15,11 +15,8 @@ from pathlib import Path
 
 from sluicegate.control.stack import Stack
 from sluicegate.schemas.errors import SluicegateError
-from tests.bench import figures, gate_check, hot_path, pauses, picture, throughput
+from tests.bench import figures, gate_check, hot_path, page, pauses, picture, throughput
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
-PICTURE = PAGE.with_suffix(".svg")
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 PAUSES = 300
 """The fewest that say with 95 % what the p99 is at most."""
 
@@ -40,10 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     table = figures.table(found)
     print(table)
     if options.write:
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        _, _, after = rest.partition(END)
-        PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
-        picture.draw(found, PICTURE)
+        page.put("measured", table)
+        picture.draw(found, page.PICTURE)
+    for target in figures.untold(found):
+        print(f"not told: {target}", file=sys.stderr)
     for target in figures.missed(found):
         print(f"missed: {target}", file=sys.stderr)
     return 1 if figures.missed(found) else 0
@@ -56,7 +53,7 @@ def measured(count: int) -> figures.Figures:
         Stack(Path(directory), actor="bench") as stack,
     ):
         _say("gate check")
-        check = gate_check.measure(stack.valkey.url)
+        check = gate_check.measure(stack)
         speed = throughput.measure(stack, _say)
         _say("commands a task")
         costs = hot_path.measure_both(stack)

@@ -1,101 +1,82 @@
-"""What the gate costs before every start, beside what asking Redis would cost."""
+"""What the gate costs before every start, and a checkpoint in a running task, beside what asking Redis would cost."""
 
 from __future__ import annotations
 
 import json
-import os
-import time
-from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import redis
 
+from sluicegate.control.stack import Stack
 from sluicegate.schemas.holds import Holds
 from sluicegate.schemas.scopes import Claim
 from sluicegate.schemas.snapshots import Snapshot
 from sluicegate.workers.cell import Cell
-from sluicegate.workers.checkpoints import checkpoint, open_station
 from sluicegate.workers.gate import Gate
+from tests.bench import child_work
 from tests.bench.intervals import Estimate, median
+from tests.bench.throughput import wait_open
+from tests.bench.timing import each_ns, rounds_ns
+from tests.fleet.harness import Fleet
 
 ROUNDS = 200
-CHECKS = 1_000
 GETS = 2_000
+TASKS = 4
+"""Of a worker with two children, one after the other: each times its share of the rounds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateCheck:
     """Medians in nanoseconds, with their intervals.
 
-    `check`: the gate's check and critical section around a start of nothing. `checkpoint`: a `checkpoint()` in a pool
-    child, forked from here, while nothing is quiesced.
+    `check`: the gate's check and critical section around a start of nothing, in the worker's parent process. `read`: of
+    that, the read of the shared word. `redis_get`: the reference, in the same process. `checkpoint` and `child_get`:
+    in tasks that prefork children of a running worker run.
     """
 
     check: Estimate
     read: Estimate
-    checkpoint: Estimate
     redis_get: Estimate
-
-    @property
-    def ratio(self) -> float:
-        """How many checks one GET takes."""
-        return self.redis_get.value / self.check.value
+    checkpoint: Estimate
+    child_get: Estimate
 
 
-def measure(redis_url: str) -> GateCheck:
-    """Measure them, one after the other, in this process."""
+def measure(stack: Stack) -> GateCheck:
+    """Measure them, one after the other."""
+    with redis.Redis.from_url(stack.valkey.url) as client:
+        client.set(child_work.KEY, b"x" * 500)
+        try:
+            gets = each_ns(lambda: client.get(child_work.KEY), GETS)
+            checkpoint, child_get = _in_children(stack)
+        finally:
+            client.delete(child_work.KEY)
     cell = Cell()
     gate: Gate[None] = Gate(cell, Claim(), wake=_nothing, on_applied=_nothing)
     running = Holds(version=1)
     gate.put_in_force(Snapshot(namespace="bench", epoch=1, holds=running, beat=1, issued_at=datetime.now(UTC)))
     assert gate.pass_through(_start, None)
-    with redis.Redis.from_url(redis_url) as client:
-        client.set("bench", b"x" * 500)
-        gets = [_timed(lambda: client.get("bench")) for _ in range(GETS)]
-        client.delete("bench")
     return GateCheck(
-        check=_per_call(lambda: gate.pass_through(_start, None)),
-        read=_per_call(lambda: cell.is_open),
-        checkpoint=_in_a_child(cell),
+        check=median(rounds_ns(lambda: gate.pass_through(_start, None), ROUNDS)),
+        read=median(rounds_ns(lambda: cell.is_open, ROUNDS)),
         redis_get=median(gets),
+        checkpoint=checkpoint,
+        child_get=child_get,
     )
 
 
-def _in_a_child(cell: Cell) -> Estimate:
-    open_station(None, cell.words)
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.write(writing, json.dumps(astuple(_per_call(checkpoint))).encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as answer:
-        measured = Estimate(*json.loads(answer.read()))
-    os.waitpid(child, 0)
-    open_station(None, [0])
-    return measured
-
-
-def _per_call(call: Callable[[], object]) -> Estimate:
-    """The median over rounds, without what the loop and the call of a lambda cost: both are timed in turn."""
-    return median([max(0.0, _round(call) - _round(_empty)) for _ in range(ROUNDS)])
-
-
-_empty: Callable[[], object] = lambda: None  # noqa: E731 - what is timed with it is a lambda too
-
-
-def _round(call: Callable[[], object]) -> float:
-    began = time.perf_counter_ns()
-    for _ in range(CHECKS):
-        call()
-    return (time.perf_counter_ns() - began) / CHECKS
-
-
-def _timed(call: Callable[[], object]) -> float:
-    began = time.perf_counter_ns()
-    call()
-    return time.perf_counter_ns() - began
+def _in_children(stack: Stack) -> tuple[Estimate, Estimate]:
+    with Fleet(stack, host="check") as fleet:
+        fleet.start(module=child_work.__name__)
+        wait_open(fleet)
+        for _ in range(TASKS):
+            fleet.send(child_work.TASK, ROUNDS // TASKS, GETS // TASKS)
+            # One at a time, so that no child waits for the other's turn on a processor.
+            fleet.wait_done()
+        found = [json.loads(record.note) for record in fleet.read_records()]
+    assert all(one["has_station"] for one in found), "a child without the plugin"
+    checkpoints, gets = ([ns for one in found for ns in one[name]] for name in ("checkpoint", "get"))
+    return median(checkpoints), median(gets)
 
 
 def _start(request: None) -> None:

@@ -32,6 +32,10 @@ from tests.fleet.waiting import until
 TASKS = 2_000
 IDLE_S = 4.0
 WARM_UP = 50
+PER_TASK = 0.01
+"""From here on it is the tasks' doing: what passing time costs is not taken off more exactly than that."""
+
+POSTGRES = "(Postgres)"
 LOOK_EVERY_S = 0.02
 """Nothing is timed here: to look seldom leaves the processor to the worker."""
 _LINE = re.compile(rb'^\+?\d+\.\d+ \[\d+ ([^\]]+)\] "((?:[^"\\]|\\.)*)"', re.MULTILINE)
@@ -67,6 +71,16 @@ def cost(idle: Count, busy: Count, tasks: int) -> Cost:
         commands={name: (busy.commands[name] - share * idle.commands[name]) / tasks for name in sorted(names)},
         writes=(busy.writes - share * idle.writes) / tasks,
     )
+
+
+def excess(ours: Cost, plain: Cost) -> dict[str, float]:
+    """What a task costs more than in plain Celery, by the command's name; empty where it costs nothing more.
+
+    Name by name, or a command that is saved would make up for one that is added.
+    """
+    more = {name: times - plain.commands.get(name, 0.0) for name, times in ours.commands.items()}
+    more[POSTGRES] = ours.writes - plain.writes
+    return {name: times for name, times in more.items() if times >= PER_TASK}
 
 
 def measure(fleet: Fleet, *, tasks: int = TASKS, idle_s: float = IDLE_S) -> Cost:

@@ -1,6 +1,6 @@
 """From a pause's call to its being in force on many followers, beside a bare PUBLISH to as many subscribers.
 
-    python -m tests.bench.scale [--sizes 10,100,1000,10000] [--pauses 20] [--json]
+    python -m tests.bench.scale [--sizes 10,100,1000,10000] [--pauses 20] [--json] [--write]
 
 Each follower has a subscription and a connection of its own, and what it does with a hint and with a state is the
 workers' own code (signature, fence, gate); one loop a process serves their sockets, in the place of a thread each.
@@ -30,6 +30,7 @@ from sluicegate.control.stack import Stack
 from sluicegate.schemas import settings
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.names import hint_channel
+from tests.bench import page
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = (10, 100, 1000, 10_000)
@@ -194,6 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="how many (default: %(default)s)")
     parser.add_argument("--pauses", type=int, default=20, help="at each size (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/")
     options = parser.parse_args(arguments)
     try:
         rows = measure([int(size) for size in options.sizes.split(",")], options.pauses)
@@ -203,6 +205,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"scale: {error}", file=sys.stderr)
         return 2
     print(json.dumps(rows, indent=2) if options.json else table(rows))
+    if options.write:
+        page.put("scale", table(rows))
     print(f"{os.cpu_count()} processors", file=sys.stderr)
     return 0
 

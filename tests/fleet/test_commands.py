@@ -170,5 +170,7 @@ def test_three_ways_to_pause_are_told_apart(stack: Stack) -> None:
     assert found["suspend"].busy.pauses
 
 
-def test_the_gate_check_is_cheaper_than_asking_redis(stack: Stack) -> None:
-    assert gate_check.measure(stack.valkey.url).ratio > 1
+def test_a_gate_check_and_a_checkpoint_are_cheaper_than_asking_redis(stack: Stack) -> None:
+    found = gate_check.measure(stack)
+    assert 0 < found.check.value < found.redis_get.value
+    assert 0 < found.checkpoint.value < found.child_get.value

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import figures, intervals, picture
+from tests.bench import figures, intervals, page, picture
 from tests.bench.figures import Figures
 from tests.bench.gate_check import GateCheck
 from tests.bench.hot_path import Cost, Count, cost
@@ -54,6 +54,10 @@ def test_what_passing_time_explains_is_not_the_tasks() -> None:
     assert cost(idle, busy, 100) == Cost(commands={"BRPOP": 1.0, "GET": 0.0, "SET": 0.5}, writes=1.0)
 
 
+GET = Estimate(9e4, 8e4, 1e5)
+PLAIN = Cost(commands={"BRPOP": 1.0}, writes=0.0)
+
+
 def made_up(**changes: object) -> Figures:
     chance = random.Random(3)
     leak = Leak(pauses=tuple(OnePause(called_us=0, acknowledged_us=9_000, last_start_us=n) for n in range(300)))
@@ -61,9 +65,9 @@ def made_up(**changes: object) -> Figures:
     ratios = tuple(chance.gauss(1, 0.03) for _ in range(60))
     figure = Estimate(100.0, 99.0, 101.0)
     found = Figures(
-        check=GateCheck(check=figure, read=figure, checkpoint=figure, redis_get=Estimate(9e4, 8e4, 1e5)),
+        check=GateCheck(check=figure, read=figure, redis_get=GET, checkpoint=figure, child_get=GET),
         speed=Throughput(plugin=blocks, vanilla=blocks, ratios=ratios, cpu_ratios=ratios),
-        costs=(Cost(commands={"BRPOP": 1.0}, writes=0.0),) * 2,
+        costs=(PLAIN, PLAIN),
         pauses={
             name: Paused(busy=leak, idle_starts=(0, 0), restart_starts=0)
             for name in ("gate", "cancel_consumer", "suspend")
@@ -73,20 +77,29 @@ def made_up(**changes: object) -> Figures:
 
 
 TOO_SLOW = Estimate(302.0, 301.0, 303.0)
-SLOW = GateCheck(check=TOO_SLOW, read=TOO_SLOW, checkpoint=TOO_SLOW, redis_get=TOO_SLOW)
+SLOW = GateCheck(check=TOO_SLOW, read=TOO_SLOW, redis_get=GET, checkpoint=TOO_SLOW, child_get=GET)
 
 
 def test_figures_that_reach_all_targets_miss_none() -> None:
-    assert figures.missed(made_up()) == []
+    assert figures.missed(made_up()) == figures.untold(made_up()) == []
+
+
+def test_a_target_within_the_interval_is_neither_reached_nor_missed() -> None:
+    wide = Throughput(plugin=(), vanilla=(), ratios=(0.96, 1.0) * 20, cpu_ratios=())
+    few = Leak(pauses=(OnePause(called_us=0, acknowledged_us=1, last_start_us=1),))
+    found = made_up(speed=wide, pauses={"gate": Paused(busy=few, idle_starts=(0,), restart_starts=0)})
+    assert figures.missed(found) == []
+    assert [line.split()[0] for line in figures.untold(found)] == ["throughput", "call"]
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"costs": (Cost(commands={"BRPOP": 1.0, "SET": 0.01}, writes=0.0), Cost(commands={}, writes=0.0))}, "written"),
-        ({"costs": (Cost(commands={}, writes=0.02), Cost(commands={}, writes=0.0))}, "written"),
+        ({"costs": (Cost(commands={"BRPOP": 0.9, "SET": 0.01}, writes=0.0), PLAIN)}, "{'SET': 0.01}"),
+        ({"costs": (Cost(commands={"BRPOP": 1.0}, writes=0.02), PLAIN)}, "Postgres"),
         ({"speed": Throughput(plugin=(), vanilla=(), ratios=(0.97,) * 40, cpu_ratios=())}, "throughput"),
         ({"check": SLOW}, "gate check"),
+        ({"check": SLOW}, "checkpoint()"),
         (
             {
                 "pauses": {
@@ -123,3 +136,17 @@ def test_the_same_figures_draw_the_same_picture(tmp_path: Path) -> None:
 def test_what_started_after_the_acknowledgement_is_late() -> None:
     pause = OnePause(called_us=100, acknowledged_us=200).with_starts([50, 150, 201, 300])
     assert (pause.last_start_us, pause.late_starts) == (300, 2)
+
+
+def test_a_table_takes_its_place_on_the_page_and_nothing_else(tmp_path: Path) -> None:
+    there = tmp_path / "page.md"
+    there.write_text("a\n<!-- one: begin -->\nold\n<!-- one: end -->\nb\n")
+    page.put("one", "| new |", there)
+    assert there.read_text() == "a\n<!-- one: begin -->\n| new |\n<!-- one: end -->\nb\n"
+    with pytest.raises(ValueError, match="no place for two"):
+        page.put("two", "| new |", there)
+
+
+def test_the_page_has_a_place_for_both_tables() -> None:
+    for name in ("measured", "scale"):
+        assert page.PAGE.read_text().count(f"<!-- {name}: ") == 2
