@@ -61,12 +61,12 @@ PLAIN = Cost(commands={"BRPOP": 1.0}, writes=0.0)
 def made_up(**changes: object) -> Figures:
     chance = random.Random(3)
     leak = Leak(pauses=tuple(OnePause(called_us=0, acknowledged_us=9_000, last_start_us=n) for n in range(300)))
-    blocks = tuple(Block(wall_s=0.001, cpu_s=0.0005) for _ in range(8))
+    blocks = tuple(Block(wall_s=0.001, net_s=0.0009, cpu_s=0.0005) for _ in range(8))
     ratios = tuple(chance.gauss(1, 0.03) for _ in range(60))
     figure = Estimate(100.0, 99.0, 101.0)
     found = Figures(
         check=GateCheck(check=figure, read=figure, redis_get=GET, checkpoint=figure, child_get=GET),
-        speed=Throughput(plugin=blocks, vanilla=blocks, ratios=ratios, cpu_ratios=ratios),
+        speed=Throughput(plugin=blocks, vanilla=blocks, ratios=ratios, net_ratios=ratios, cpu_ratios=ratios),
         costs=(PLAIN, PLAIN),
         pauses={
             name: Paused(busy=leak, idle_starts=(0, 0), restart_starts=0)
@@ -85,7 +85,7 @@ def test_figures_that_reach_all_targets_miss_none() -> None:
 
 
 def test_a_target_within_the_interval_is_neither_reached_nor_missed() -> None:
-    wide = Throughput(plugin=(), vanilla=(), ratios=(0.96, 1.0) * 20, cpu_ratios=())
+    wide = Throughput(plugin=(), vanilla=(), ratios=(0.96, 1.0) * 20, net_ratios=(), cpu_ratios=())
     few = Leak(pauses=(OnePause(called_us=0, acknowledged_us=1, last_start_us=1),))
     found = made_up(speed=wide, pauses={"gate": Paused(busy=few, idle_starts=(0,), restart_starts=0)})
     assert figures.missed(found) == []
@@ -97,7 +97,7 @@ def test_a_target_within_the_interval_is_neither_reached_nor_missed() -> None:
     [
         ({"costs": (Cost(commands={"BRPOP": 0.9, "SET": 0.01}, writes=0.0), PLAIN)}, "{'SET': 0.01}"),
         ({"costs": (Cost(commands={"BRPOP": 1.0}, writes=0.02), PLAIN)}, "Postgres"),
-        ({"speed": Throughput(plugin=(), vanilla=(), ratios=(0.97,) * 40, cpu_ratios=())}, "throughput"),
+        ({"speed": Throughput(plugin=(), vanilla=(), ratios=(0.97,) * 40, net_ratios=(), cpu_ratios=())}, "throughput"),
         ({"check": SLOW}, "gate check"),
         ({"check": SLOW}, "checkpoint()"),
         (
