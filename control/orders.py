@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sluicegate.schemas.api import PauseRequest
@@ -12,9 +12,13 @@ from sluicegate.schemas.holds import STEPS, Then, check_reason
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.ramps import Rate
 from sluicegate.schemas.scopes import Scope
-from sluicegate.schemas.times import from_wire_or_none, to_wire, to_wire_or_none
+from sluicegate.schemas.times import from_wire_or_none, to_wire
 
 PAUSE, RESUME = "pause", "resume"
+LONGEST_S = 366 * 86_400
+
+When = datetime | timedelta
+"""A time, or a span from when the order is stored: by the database's clock, whatever the clock of whoever asks says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +29,8 @@ class Order:
     reason: str
     scope: Scope
     mode: Mode | None = None
-    expires_at: datetime | None = None
-    deadline: datetime | None = None
+    expires: When | None = None
+    deadline: When | None = None
     then: Then | None = None
     is_forced: bool = False
     rate: Rate | None = None
@@ -34,17 +38,35 @@ class Order:
     def to_wire(self) -> dict[str, Any]:
         """What makes two requests the same request."""
         # What an order does not have is left out: a request from before it existed is still the same request.
-        more = {} if self.deadline is None else {"deadline": to_wire(self.deadline), "then": str(self.then)}
+        more: dict[str, Any] = {}
+        if self.deadline is not None:
+            more |= _told(self.deadline, "deadline") | {"then": str(self.then)}
         if self.rate is not None:
             more["ramp"] = self.rate.text
-        return more | {
-            "action": self.action,
-            "reason": self.reason,
-            "scope": str(self.scope),
-            "mode": None if self.mode is None else self.mode.word,
-            "expiresAt": to_wire_or_none(self.expires_at),
-            "forceResume": self.is_forced,
-        }
+        if self.expires is not None:
+            more |= _told(self.expires, "expires")
+        return (
+            {"expiresAt": None}
+            | more
+            | {
+                "action": self.action,
+                "reason": self.reason,
+                "scope": str(self.scope),
+                "mode": None if self.mode is None else self.mode.word,
+                "forceResume": self.is_forced,
+            }
+        )
+
+
+def _told(when: When, name: str) -> dict[str, Any]:
+    if isinstance(when, timedelta):
+        return {f"{name}InS": when.total_seconds()}
+    return {"expiresAt" if name == "expires" else name: to_wire(when)}
+
+
+def moment_of(when: When | None, now: datetime) -> datetime | None:
+    """The time that it comes to for an order that is stored at `now`, which must be the database's."""
+    return now + when if isinstance(when, timedelta) else when
 
 
 def order_of(request: PauseRequest) -> Order:
@@ -60,21 +82,23 @@ def order_of(request: PauseRequest) -> Order:
         if request.ramp is not None:
             raise InvalidInput("ramp", "belongs to a resume")
         mode = Mode.of_hold(request.mode)
-        expires_at = from_wire_or_none(request.expires_at, "expiresAt")
-        deadline, then = _escalation(request, mode, expires_at)
+        expires = _when(request.expires_at, "expiresAt", request.expires_in_s, "expiresInS")
+        deadline, then = _escalation(request, mode)
         return Order(
             action=PAUSE,
             reason=reason,
             scope=scope,
             mode=mode,
-            expires_at=expires_at,
+            expires=expires,
             deadline=deadline,
             then=then,
         )
     # A client may send the mode that it sees along with a resume; it means nothing there.
     for field, value in (
         ("expiresAt", request.expires_at),
+        ("expiresInS", request.expires_in_s),
         ("deadline", request.deadline),
+        ("deadlineInS", request.deadline_in_s),
         ("then", request.then),
     ):
         if value is not None:
@@ -83,8 +107,18 @@ def order_of(request: PauseRequest) -> Order:
     return Order(action=RESUME, reason=reason, scope=scope, is_forced=request.force_resume, rate=rate)
 
 
-def _escalation(request: PauseRequest, mode: Mode, expires_at: datetime | None) -> tuple[datetime | None, Then | None]:
-    deadline = from_wire_or_none(request.deadline, "deadline")
+def _when(moment: Any, name: str, span_s: Any, span_name: str) -> When | None:
+    if span_s is None:
+        return from_wire_or_none(moment, name)
+    if moment is not None:
+        raise InvalidInput(span_name, f"give {name} or {span_name}, not both")
+    if isinstance(span_s, bool) or not isinstance(span_s, int | float) or not 0 < span_s <= LONGEST_S:
+        raise InvalidInput(span_name, f"must be a number of seconds above zero, at most {LONGEST_S}")
+    return timedelta(seconds=span_s)
+
+
+def _escalation(request: PauseRequest, mode: Mode) -> tuple[When | None, Then | None]:
+    deadline = _when(request.deadline, "deadline", request.deadline_in_s, "deadlineInS")
     if request.then is not None and request.then not in list(Then):
         raise InvalidInput("then", f"{request.then!r} is not what can follow a deadline: use {STEPS}")
     if deadline is None:
@@ -96,6 +130,4 @@ def _escalation(request: PauseRequest, mode: Mode, expires_at: datetime | None) 
     then = Then(request.then)
     if mode is Mode.QUIESCE and then is Then.QUIESCE:
         raise InvalidInput("then", f"this is a quiesce already: use {Then.REQUEUE} or {Then.TERMINATE}")
-    if expires_at is not None and expires_at <= deadline:
-        raise InvalidInput("deadline", "must lie before the hold expires")
     return deadline, then

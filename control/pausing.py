@@ -21,7 +21,7 @@ from sluicegate.control.database import CommitUnknown, Database
 from sluicegate.control.draining import Draining
 from sluicegate.control.fleet import Fleet, Progress
 from sluicegate.control.namespaces import Truth
-from sluicegate.control.orders import PAUSE, Order, order_of
+from sluicegate.control.orders import PAUSE, Order, moment_of, order_of
 from sluicegate.control.publisher import Publisher
 from sluicegate.schemas.api import PauseRequest
 from sluicegate.schemas.beats import WorkerState
@@ -243,10 +243,12 @@ class Pausing:
     def _placed(self, order: Order, truth: Truth, actor: str) -> Change:
         # Judged here, not with the other fields: only the database's clock counts, and a repeated request
         # is answered as the first was even after its hold has expired.
-        if order.expires_at is not None and order.expires_at <= truth.now:
-            raise InvalidInput("expiresAt", "must be in the future")
-        if order.deadline is not None and order.deadline <= truth.now:
-            raise InvalidInput("deadline", "must be in the future")
+        expires_at, deadline = moment_of(order.expires, truth.now), moment_of(order.deadline, truth.now)
+        for field, at in (("expiresAt", expires_at), ("deadline", deadline)):
+            if at is not None and at <= truth.now:
+                raise InvalidInput(field, "must be in the future")
+        if expires_at is not None and deadline is not None and expires_at <= deadline:
+            raise InvalidInput("deadline", "must lie before the hold expires")
         wish = Hold(
             id=uuid4(),
             scope=order.scope,
@@ -254,8 +256,8 @@ class Pausing:
             reason=order.reason,
             actor=actor,
             created_at=truth.now,
-            expires_at=order.expires_at,
-            deadline=order.deadline,
+            expires_at=expires_at,
+            deadline=deadline,
             then=order.then,
         )
         return place(truth.holds, wish)
@@ -368,10 +370,10 @@ def _event(
         extra["forceResume"] = order.is_forced
     if hold is not None and hold.ramp is not None:
         extra |= {"ramp": hold.ramp.rate, "reopenedAt": to_wire_or_none(hold.expires_at)}
-    if order.expires_at is not None:
-        extra["expiresAt"] = to_wire_or_none(order.expires_at)
-    if order.deadline is not None:
-        extra |= {"deadline": to_wire_or_none(order.deadline), "then": order.then}
+    if (expires_at := moment_of(order.expires, truth.now)) is not None:
+        extra["expiresAt"] = to_wire_or_none(expires_at)
+    if (deadline := moment_of(order.deadline, truth.now)) is not None:
+        extra |= {"deadline": to_wire_or_none(deadline), "then": order.then}
     return events.Event(
         action=order.action,
         outcome=outcome,

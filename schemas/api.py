@@ -30,7 +30,9 @@ class PauseRequest(Wire):
     force_resume: bool = False
     scope: Any = "global"
     expires_at: Any = None
+    expires_in_s: Any = None
     deadline: Any = None
+    deadline_in_s: Any = None
     then: Any = None
     ramp: Any = None
     idempotency_key: str | None = None

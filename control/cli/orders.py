@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,8 +80,12 @@ def pause(
     # What changes nothing needs no reason.
     why = "" if dry_run else check_reason(reason)
     where = Scope.parse(scope)
-    until = _expiry(span, expires_at)
-    by = None if deadline is None else to_wire(datetime.now(UTC) + parse_span(deadline, "deadline"))
+    if span is not None and expires_at is not None:
+        raise InvalidInput("for", "give --for or --until, not both")
+    until = None if expires_at is None else to_wire(from_wire(expires_at, "until"))
+    # Sent as the spans that they are: the clock of whoever asks may be wrong.
+    span_s = None if span is None else parse_span(span, "for").total_seconds()
+    deadline_s = None if deadline is None else parse_span(deadline, "deadline").total_seconds()
     if (deadline is None) != (then is None):
         raise InvalidInput("then" if deadline else "deadline", "--deadline and --then belong together")
     if timeout is not None and not is_waiting:
@@ -96,7 +99,15 @@ def pause(
     with connect(url, token_file) as client:
         if dry_run:
             ctx.exit(_previewed(client, where, as_json))
-        reply = client.pause(mode=word, reason=why, scope=str(where), expires_at=until, deadline=by, then=then)
+        reply = client.pause(
+            mode=word,
+            reason=why,
+            scope=str(where),
+            expires_at=until,
+            expires_in_s=span_s,
+            deadline_in_s=deadline_s,
+            then=then,
+        )
         if is_waiting:
             may_quiesce = Mode.QUIESCE.word in (word, then)
             ctx.exit(_waited(client, reply, where, may_quiesce, timeout_s, as_json))
@@ -147,14 +158,6 @@ def resume(
         except Refused as refusal:
             raise Refused(_with_figures(refusal), refusal.details) from None
         ctx.exit(_told(reply, where, as_json))
-
-
-def _expiry(span: str | None, expires_at: str | None) -> str | None:
-    if span is not None and expires_at is not None:
-        raise InvalidInput("for", "give --for or --until, not both")
-    if span is not None:
-        return to_wire(datetime.now(UTC) + parse_span(span, "for"))
-    return None if expires_at is None else to_wire(from_wire(expires_at, "until"))
 
 
 def _told(reply: Reply[ChangeAnswer], scope: Scope, as_json: bool) -> Exit:

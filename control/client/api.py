@@ -95,10 +95,15 @@ class Client:
         reason: str,
         scope: str = "global",
         expires_at: str | None = None,
+        expires_in_s: float | None = None,
         deadline: str | None = None,
+        deadline_in_s: float | None = None,
         then: str | None = None,
     ) -> Reply[ChangeAnswer]:
-        """Place the manual hold of `scope`; `expires_at` and `deadline` are ISO-8601 times."""
+        """Place the manual hold of `scope`.
+
+        `expires_at` and `deadline` are ISO-8601 times, `expires_in_s` and `deadline_in_s` spans in their place.
+        """
         return self._change(
             PauseRequest(
                 action="pause",
@@ -106,7 +111,9 @@ class Client:
                 reason=reason,
                 scope=scope,
                 expires_at=expires_at,
+                expires_in_s=expires_in_s,
                 deadline=deadline,
+                deadline_in_s=deadline_in_s,
                 then=then,
             )
         )

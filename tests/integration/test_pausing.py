@@ -143,6 +143,18 @@ def test_distinct_changes_at_once_make_one_version_each(world: World) -> None:
         (PAUSE | {"expiresAt": "tomorrow"}, "expiresAt"),
         (PAUSE | {"expiresAt": "2999-01-01T00:00:00"}, "expiresAt"),
         (PAUSE | {"expiresAt": "2020-01-01T00:00:00Z"}, "expiresAt"),
+        (PAUSE | {"expiresInS": 0}, "expiresInS"),
+        (PAUSE | {"expiresInS": -1.5}, "expiresInS"),
+        (PAUSE | {"expiresInS": "90"}, "expiresInS"),
+        (PAUSE | {"expiresInS": True}, "expiresInS"),
+        (PAUSE | {"expiresInS": float("nan")}, "expiresInS"),
+        (PAUSE | {"expiresInS": 1e12}, "expiresInS"),
+        (PAUSE | {"expiresInS": 60, "expiresAt": "2999-01-01T00:00:00Z"}, "expiresInS"),
+        (PAUSE | {"deadlineInS": 60}, "then"),
+        (PAUSE | {"deadlineInS": 60, "then": "requeue", "deadline": "2999-01-01T00:00:00Z"}, "deadlineInS"),
+        (PAUSE | {"deadlineInS": 60, "then": "requeue", "expiresInS": 60}, "deadline"),
+        (RESUME | {"expiresInS": 60}, "expiresInS"),
+        (RESUME | {"deadlineInS": 60}, "deadlineInS"),
         (PAUSE | {"idempotencyKey": " "}, "idempotencyKey"),
         (PAUSE | {"idempotencyKey": "k" * 201}, "idempotencyKey"),
         ({"action": "resume"}, "reason"),
@@ -485,6 +497,19 @@ def test_a_repeat_with_the_same_deadline_is_a_noop_and_with_another_an_alteratio
     assert [world.change(plane, **PAUSE, **by)["outcome"] for _ in range(2)] == ["applied", "noop"]
     assert world.change(plane, **PAUSE, **deadline_in(900))["outcome"] == "applied"
     assert world.change(plane, **PAUSE)["system"]["holds"][0]["deadline"] is None
+
+
+def test_spans_end_by_the_databases_clock(world: World) -> None:
+    """Nobody else's: the hold stands for as long as was said, and the audit has the times that it came to."""
+    plane = world.replica()
+    (hold,) = world.change(plane, **PAUSE, expiresInS=90, deadlineInS=60, then="requeue")["system"]["holds"]
+    placed = from_wire(hold["createdAt"], "createdAt")
+    assert from_wire(hold["expiresAt"], "expiresAt") - placed == timedelta(seconds=90)
+    assert from_wire(hold["deadline"], "deadline") - placed == timedelta(seconds=60)
+    (event,) = world.events(action="pause")
+    assert {name: event["details"][name] for name in ("expiresAt", "deadline")} == {
+        name: hold[name] for name in ("expiresAt", "deadline")
+    }
 
 
 def test_a_request_repeated_after_its_hold_expired_is_answered_as_the_first_was(world: World) -> None:

@@ -76,9 +76,10 @@ def test_pause_says_what_holds_by_whom_since_when_and_why(control: Stub) -> None
     assert token == f"Bearer {answers.TOKEN}"
 
 
-def test_a_span_becomes_the_time_of_expiry(control: Stub) -> None:
+def test_a_span_is_sent_as_it_is_and_a_time_in_utc(control: Stub) -> None:
     call(control, *PAUSE, "--for", "2h")
-    assert control.asked[0][1]["expiresAt"].endswith("Z")
+    assert control.asked[0][1]["expiresInS"] == 7200
+    assert "expiresAt" not in control.asked[0][1]
     for option in ("--until", "--expires-at"):
         call(control, *PAUSE, option, "2030-01-01T01:00:00+01:00")
         assert control.asked[-1][1]["expiresAt"] == "2030-01-01T00:00:00.000000Z"
@@ -89,7 +90,7 @@ def test_a_deadline_is_sent_with_what_follows_it_and_told(control: Stub) -> None
     control.answer(f"POST {SYSTEM}", answers.change(holds=[held]))
     result = call(control, *PAUSE, "--deadline", "30m", "--then", "quiesce")
     body = control.asked[0][1]
-    assert (body["deadline"][-1], body["then"]) == ("Z", "quiesce")
+    assert (body["deadlineInS"], body["then"]) == (1800, "quiesce")
     assert "deadline 2026-01-31 10:00:00Z: then quiesce, if work is left\n" in result.stdout
 
 
