@@ -18,7 +18,7 @@ export SLUICEGATE_MAKE_STATE_DIR = $(value STATE_DIR)
 JOIN = if [ -r "$$SLUICEGATE_MAKE_STATE_DIR/env" ]; then . "$$(cd "$$SLUICEGATE_MAKE_STATE_DIR" && pwd)/env"; fi
 ORDER = $${SLUICEGATE_MAKE_REASON:+"--reason=$$SLUICEGATE_MAKE_REASON"}
 
-.PHONY: help demo demo-json demo-quiesce up pause resume status test faults check floor model simulate bench bench-scale soak celery-suite lock clean venv
+.PHONY: help demo demo-json demo-quiesce up pause resume status test faults check floor model simulate bench bench-scale soak soak-scopes celery-suite lock clean venv
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -75,6 +75,9 @@ bench-scale: $(READY) ## Measure a pause on 10 to 10,000 followers, beside a bar
 
 soak: $(READY) ## Pause a busy worker N times: make soak N=1000
 	@$(BIN)/python -m tests.fleet.soak --pauses $(N) $(ARGS)
+
+soak-scopes: $(READY) ## A hundred random sequences of scoped holds on real workers, beside the pure model
+	@$(BIN)/python -m tests.fleet.scoped_holds $(ARGS)
 
 celery-suite: $(READY) ## Celery's own canvas and task tests, on plain Celery and with the plugin
 	@$(BIN)/python -m tests.celery_suite $(ARGS)

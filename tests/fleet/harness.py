@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psutil
 import redis
@@ -296,11 +296,21 @@ class Fleet:
 
     # --- work ---
 
-    def send(self, task: str, *args: object, countdown_s: float | None = None, waits: bool = False) -> int:
+    def send(
+        self,
+        task: str,
+        *args: object,
+        countdown_s: float | None = None,
+        waits: bool = False,
+        queue: str | None = None,
+    ) -> int:
         """Send one task, its number first among its arguments; the number."""
         seq = next(self._next_seq)
+        where: dict[str, Any] = {} if queue is None else {"queue": queue}
         with self.sender.producer_pool.acquire(block=True) as producer:
-            sent = self.sender.send_task(f"fleet.{task}", args=(seq, *args), countdown=countdown_s, producer=producer)
+            sent = self.sender.send_task(
+                f"fleet.{task}", args=(seq, *args), countdown=countdown_s, producer=producer, **where
+            )
         self.ids[seq] = str(sent.id)
         is_waiting = waits or countdown_s is not None
         self.sent.append(Sent(seq=seq, at_us=microseconds(time.time()), waits=is_waiting))
