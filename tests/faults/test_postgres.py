@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import psycopg
 import pytest
 
 from sluicegate.control.client import Client
@@ -14,6 +17,8 @@ from sluicegate.control.stack import Stack
 from sluicegate.schemas.api import Event
 from sluicegate.schemas.errors import Unavailable
 from sluicegate.schemas.settings import TOKEN
+from tests.faults import disk
+from tests.faults.disk import SmallDisk
 from tests.fleet.checker import Call
 from tests.fleet.harness import Fleet
 from tests.fleet.waiting import until
@@ -57,6 +62,68 @@ def test_s1_s7_s9_postgres_killed_while_paused(stack: Stack) -> None:
         fleet.wait_done()
         verdict = fleet.check()
     assert verdict.broken == {}
+
+
+@pytest.fixture
+def small_disk() -> Iterator[tuple[Stack, SmallDisk]]:
+    """A stack of its own, whose Postgres has its data on a disk that can be filled."""
+    if (why := disk.forbidden()) is not None:
+        pytest.skip(why)
+    with tempfile.TemporaryDirectory(prefix="sluicegate-stack-", ignore_cleanup_errors=True) as directory:
+        stack = Stack(Path(directory), durable=False)
+        with stack:
+            stack.postgres.stop()
+            with SmallDisk(stack.postgres.data_dir, size_mb=160) as mounted:
+                stack.postgres.start()
+                yield stack, mounted
+                stack.stop()
+
+
+def _pause_again_and_again(fleet: Fleet) -> None:
+    for number in range(500):
+        fleet.pause(f"{number} " + "x" * 900)
+
+
+def _end_of_segment(stack: Stack) -> bool:
+    """Have Postgres begin the next file of its log, for which there is no room; has it given up?"""
+    try:
+        with psycopg.connect(stack.postgres.url, connect_timeout=2) as connection:
+            connection.execute("select pg_switch_wal()")
+    except psycopg.Error:
+        return stack.lost_part() == "Postgres"
+    return False
+
+
+def test_s1_s7_s9_the_disk_of_postgres_is_full_while_paused(small_disk: tuple[Stack, SmallDisk]) -> None:
+    """Orders are refused as unavailable, Postgres gives up in the end, and the pause stands with all its events."""
+    stack, mounted = small_disk
+    with Fleet(stack) as fleet:
+        fleet.watch()
+        fleet.start()
+        fleet.wait_open()
+        before = fleet.client.read().body.system.version
+        fleet.send_naps(40, 0.02)
+        fleet.wait_started(5)
+        fleet.pause()
+        fleet.wait_drained()
+        mounted.fill()
+        with pytest.raises(Unavailable):
+            _pause_again_and_again(fleet)
+        until("Postgres gave up", lambda: _end_of_segment(stack), within_s=30)
+        fleet.stays_still(for_s=1.5)
+        mounted.free()
+        stack.postgres.start()
+        until("the control plane answers", lambda: _answers(fleet), within_s=20, every_s=0.05)
+        state = fleet.client.read().body.system
+        assert state.workers_paused
+        assert (state.epoch, state.version) >= fleet.calls[-1].edition
+        made = [event.version for event in _applied_since(fleet, before)]
+        assert made == list(range(before + 1, state.version + 1))
+        fleet.resume()
+        fleet.wait_done()
+        verdict = fleet.check()
+    # Pauses one after the other in milliseconds are acknowledged by the last.
+    assert verdict.broken.keys() <= {"pauses not acknowledged"}
 
 
 class Operators:

@@ -243,11 +243,15 @@ class Fleet:
         module: str = fleet_app.MODULE,
         environ: Mapping[str, str] | None = None,
         arguments: Sequence[str] = ("--without-mingle", "--without-gossip"),
+        prefix: Sequence[str] = (),
         wait: bool = True,
     ) -> Worker:
-        """Start worker `name` (or again, after it ended); `wait`: return once Celery says that it is ready."""
+        """Start worker `name` (or again, after it ended); `wait`: return once Celery says that it is ready.
+
+        `prefix` stands before the command, and must become it (as `nsenter` does).
+        """
         nodename = f"{name}@{self.host}"
-        command = [sys.executable, "-m", "celery", "-A", module, "worker"]
+        command = [*prefix, sys.executable, "-m", "celery", "-A", module, "worker"]
         command += ["-P", self.pool, "-c", str(slots), "-n", nodename, "-Q", self.queue, "-l", "INFO", *arguments]
         full = {**_inherited(), **self._settings, **self._ours, **self._extra, **(environ or {})}
         log = self.directory / f"{name}.log"
