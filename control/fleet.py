@@ -58,16 +58,17 @@ def illegible(heard: Heard) -> Sighting:
     return Sighting(beat=beat, seen_at=heard.seen_at)
 
 
-def combined(heard: list[Heard], remembered: Mapping[str, Remembered]) -> dict[str, Sighting]:
-    """The newest word of every worker that counts, from Redis and from the database.
+def combined(heard: list[Heard], remembered: Mapping[str, Remembered], now: datetime) -> dict[str, Sighting]:
+    """The newest word of every worker that counts, from Redis, whose time is `now`, and from the database.
 
+    What is remembered from a time that has not come is older than anything that came by the clock as it is now.
     A forgotten one is left out until it beats again. One whose present words cannot be read goes by its last
     legible ones, which grow old.
     """
     known = {nodename: row.sighting for nodename, row in remembered.items() if not row.is_forgotten}
     for entry in heard:
         row = remembered.get(entry.nodename)
-        is_newer = row is None or entry.seen_at > row.sighting.seen_at
+        is_newer = row is None or sightings.is_newer(entry.seen_at, row.sighting.seen_at, now)
         if is_newer and (seen := decoded(entry)):
             known[entry.nodename] = seen
         elif row is None:
@@ -134,7 +135,7 @@ class Fleet:
             workers = self._views(known, truth, truth.now)
             return Seen(workers=workers, at=truth.now, is_heard=False, forgotten=forgotten)
         now, entries = heard
-        known = combined(entries, remembered)
+        known = combined(entries, remembered, now)
         return Seen(
             workers=self._views(known, truth, now), at=now, is_heard=True, forgotten=forgotten.difference(known)
         )
@@ -158,7 +159,7 @@ class Fleet:
             if not runtimes.claim(connection, self._namespace):
                 return
             busy = sightings.busy(connection, self._namespace)
-            self._fold(connection, entries)
+            self._fold(connection, entries, now)
             runtimes.learn(connection, self._namespace, _runs_s(busy, entries), now)
 
     def purge(self) -> None:
@@ -176,12 +177,12 @@ class Fleet:
         now, entries = self._hear()
         with self._database.transaction() as connection:
             truth = namespaces.lock(connection, self._namespace)
-            self._fold(connection, entries)
+            self._fold(connection, entries, now)
             # What cannot be read is remembered here, so that forgetting it has a row to mark.
             unread = [illegible(entry) for entry in entries if entry.nodename == nodename and not decoded(entry)]
             known = sightings.read(connection, self._namespace)
             if nodename not in known and unread:
-                sightings.fold(connection, self._namespace, unread)
+                sightings.fold(connection, self._namespace, unread, now)
                 known = sightings.read(connection, self._namespace)
             row = known.get(nodename)
             if row is None or row.is_forgotten:
@@ -229,8 +230,8 @@ class Fleet:
         self._outage.end()
         return heard
 
-    def _fold(self, connection: Connection, entries: list[Heard]) -> None:
-        sightings.fold(connection, self._namespace, filter(None, map(decoded, entries)))
+    def _fold(self, connection: Connection, entries: list[Heard], now: datetime) -> None:
+        sightings.fold(connection, self._namespace, filter(None, map(decoded, entries)), now)
 
 
 def _present(remembered: Mapping[str, Remembered]) -> list[tuple[str, Remembered]]:

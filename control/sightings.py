@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, or_, select, update
@@ -13,7 +13,10 @@ from sqlalchemy.dialects.postgresql import insert
 
 from sluicegate.control.tables import WORKERS
 from sluicegate.schemas.beats import Beat
-from sluicegate.schemas.progress import Sighting
+from sluicegate.schemas.progress import AHEAD_AT_MOST, Sighting, is_of_another_clock
+
+NEVER = datetime.fromtimestamp(0, UTC)
+"""When the bus says that something was seen whose time is no time, or has not come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +52,13 @@ def busy(connection: Connection, namespace: str) -> dict[str, Beat]:
     return {row.nodename: _beat(row.beat) for row in rows}
 
 
-def fold(connection: Connection, namespace: str, sightings: Iterable[Sighting]) -> None:
-    """Remembers what is newer than what is known. A worker that was forgotten and beats again is back."""
+def is_newer(seen_at: datetime, known_at: datetime, now: datetime) -> bool:
+    """Does what was seen at `seen_at` replace what is known from `known_at`? All by the clock that says `now`."""
+    return seen_at > known_at or (is_of_another_clock(known_at, now) and seen_at > NEVER)
+
+
+def fold(connection: Connection, namespace: str, sightings: Iterable[Sighting], now: datetime) -> None:
+    """Remembers what is newer than what is known (`is_newer`). A worker that was forgotten and beats again is back."""
     rows = [
         {
             "namespace": namespace,
@@ -77,7 +85,10 @@ def fold(connection: Connection, namespace: str, sightings: Iterable[Sighting]) 
         new.on_conflict_do_update(
             index_elements=[WORKERS.c.namespace, WORKERS.c.nodename],
             set_=changed,
-            where=WORKERS.c.last_seen_at < new.excluded.last_seen_at,
+            where=or_(
+                WORKERS.c.last_seen_at < new.excluded.last_seen_at,
+                and_(WORKERS.c.last_seen_at > now + AHEAD_AT_MOST, new.excluded.last_seen_at > NEVER),
+            ),
         ),
         rows,
     )

@@ -36,6 +36,16 @@ def is_of(task: RunningTask, scope: Scope) -> bool:
             return True
 
 
+AHEAD_AT_MOST = timedelta(seconds=30)
+"""Two looks at one clock lie closer together than this. What was seen further ahead of `now` was seen by a clock that
+has been set back since, or by another server's before a failover, and is no sign of life."""
+
+
+def is_of_another_clock(seen_at: datetime, now: datetime) -> bool:
+    """Was it seen at a time that cannot have come yet?"""
+    return seen_at - now > AHEAD_AT_MOST
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerView:
     """One worker as an operator sees it, at one moment."""
@@ -55,6 +65,11 @@ class WorkerView:
     def has_applied(self) -> bool:
         """Has it put the desired edition, or a newer one, into force?"""
         return self.beat.applied >= self.desired
+
+    @property
+    def clock_ahead_s(self) -> float:
+        """By how many seconds its wall clock is ahead of the server's; below zero: behind, the beat's way included."""
+        return (self.beat.sent_at - self.sighting.seen_at).total_seconds()
 
     @property
     def is_lost_with_work(self) -> bool:
@@ -101,6 +116,7 @@ class WorkerView:
             "refused": dict(beat.refused),
             "labels": dict(beat.labels),
             "notEnforced": [str(scope) for scope in self.not_enforced],
+            "clockAheadS": self.clock_ahead_s,
             "lastSeenAt": to_wire(self.sighting.seen_at),
             "leaseExpiresAt": to_wire(self.lease_expires_at),
         }
@@ -148,7 +164,7 @@ def view(
     expires_at = sighting.seen_at + lease
     if sighting.beat.is_goodbye:
         state = WorkerState.GONE
-    elif now >= expires_at:
+    elif now >= expires_at or is_of_another_clock(sighting.seen_at, now):
         state = WorkerState.UNKNOWN
     else:
         state = sighting.beat.state

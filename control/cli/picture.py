@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
+from sluicegate.control.cli.spans import spell
 from sluicegate.control.client.answers import WorkerBody
 from sluicegate.schemas.api import ChangeAnswer, HoldBody, MetricsBody, SystemBody
 from sluicegate.schemas.beats import WorkerState
@@ -13,6 +14,8 @@ from sluicegate.schemas.progress import UNAVAILABLE
 from sluicegate.schemas.scopes import GLOBAL, Scope
 
 WORKER_HEAD = ("WORKER", "STATE", "APPLIED", "DESIRED", "RUNNING", "RESERVED", "POOL", "LAST SEEN")
+CLOCK_OFF_BY_S = 30.0
+"""More than a heartbeat is ever under way."""
 HOLD_HEAD = ("SCOPE", "CAUSE", "MODE", "BY", "SINCE", "EXPIRES", "REASON")
 _LAGGARDS_FIRST = (WorkerState.UNKNOWN, WorkerState.PAUSING, WorkerState.RUNNING, WorkerState.PAUSED)
 
@@ -139,6 +142,12 @@ def warnings(workers: Iterable[WorkerBody]) -> Iterator[str]:
             )
         elif worker.stale and worker.state != WorkerState.GONE:
             yield f"warning: {worker.nodename} sees no fresh state: it goes by version {worker.applied_version}"
+        if abs(worker.clock_ahead_s) > CLOCK_OFF_BY_S and worker.state not in (WorkerState.UNKNOWN, WorkerState.GONE):
+            way = "ahead" if worker.clock_ahead_s > 0 else "behind"
+            yield (
+                f"warning: {worker.nodename} has a clock that is {spell(abs(worker.clock_ahead_s))} {way}: Celery "
+                f"goes by it for countdowns and for the visibility timeout"
+            )
         if worker.not_enforced:
             yield f"warning: {worker.nodename} does not enforce: {', '.join(worker.not_enforced)}"
         if worker.refused:

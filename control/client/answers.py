@@ -57,6 +57,7 @@ class WorkerBody(Answer):
     lease_expires_at: datetime
     labels: dict[str, str] = Field(default_factory=dict)
     not_enforced: list[str] = Field(default_factory=list)
+    clock_ahead_s: float = 0.0
 
     def within(self, scope: Scope) -> WorkerBody | None:
         """The same worker with only what of `scope` runs on it; None where no work of `scope` could."""

@@ -43,6 +43,20 @@ def test_the_newest_word_of_a_worker_counts(world: World) -> None:
     assert (worker["incarnation"], worker["state"]) == ("new", "paused")
 
 
+def test_beats_count_after_the_clock_of_redis_was_set_back(world: World) -> None:
+    """What is remembered has two hours to come yet: it is overwritten all the same, and keeps nobody alive (L4)."""
+    plane = world.replica()
+    world.beat("celery@a", incarnation="before")
+    world.beat("celery@gone-silent", incarnation="before")
+    plane.fleet.fold()
+    world.sql("update workers set last_seen_at = last_seen_at + interval '2 hours'")
+    world.redis.zrem(names.beats_key(world.namespace), "celery@gone-silent")
+    world.beat("celery@a", incarnation="after", state=WorkerState.PAUSED)
+    assert states(plane) == {"celery@a": "paused", "celery@gone-silent": "unknown"}
+    plane.fleet.fold()
+    assert world.sql("select incarnation from workers where nodename = 'celery@a'") == [("after",)]
+
+
 def test_a_worker_whose_words_cannot_be_read_is_unknown(world: World) -> None:
     """Not left out: it would look quiet. It can be forgotten like any silent one."""
     plane = world.replica()

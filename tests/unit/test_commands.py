@@ -556,3 +556,19 @@ def test_a_real_ctrl_c_during_a_real_wait_is_130(control: Stub) -> None:
     assert process.returncode == 130
     assert stderr.startswith("sluicegate: interrupted: the pause stands (version 7)")
     assert stderr.count("\n") == 1
+
+
+def test_status_warns_of_a_worker_whose_clock_is_off(control: Stub) -> None:
+    """Countdowns and redelivery go by it. A few seconds are nothing to speak of; of a silent worker none is known."""
+    crowd = [
+        answers.worker("w1@a", clockAheadS=7200.4),
+        answers.worker("w2@a", clockAheadS=-3725.0),
+        answers.worker("w3@a", clockAheadS=1.5),
+        answers.worker("w4@a", clockAheadS=7200.4, state="unknown"),
+    ]
+    control.answer("GET /api/workers", {"workers": crowd})
+    lines = [line for line in call(control, "status").stdout.splitlines() if "clock" in line]
+    assert [line.split(":")[1] for line in lines] == [
+        " w1@a has a clock that is 2h00m ahead",
+        " w2@a has a clock that is 1h02m behind",
+    ]
