@@ -29,7 +29,8 @@ What is relied on                                             where it stands
 - `WorkController.blueprint.state` is no longer RUN before the consumer's steps are stopped for good, and the broker
   connection stays until the pool has stopped              celery/bootsteps.py (Blueprint.stop), celery/worker/worker.py
 - the Redis channel: `unacked_key`, `unacked_index_key`, `qos._quick_ack`, `qos.can_consume`, `_q_for_pri`,
-  `_get_message_priority`, `conn_or_acquire`, `_fanout_queues`, `global_keyprefix`     kombu/transport/redis.py
+  `_get_message_priority`, `conn_or_acquire`, `_in_poll`, `_brpop_read`, `_fanout_queues`, `global_keyprefix`
+                                                            kombu/transport/redis.py
 - `SentinelChannel` is such a channel, whose pools ask the sentinels at each new connection   kombu/transport/redis.py
 - `Transport._callbacks`, kombu's queue name -> callback      kombu/transport/virtual/base.py
 - the AMQP channel: `callbacks` by consumer tag until the broker's cancel-ok, `no_ack_consumers`, `send_method`,
@@ -53,6 +54,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial, wraps
+from queue import Empty
 from types import CodeType, FrameType
 from typing import Any, Protocol
 
@@ -203,6 +205,9 @@ class WayBack(Protocol):
 
     def keep(self, requests: Iterable[Any]) -> None:
         """Let the broker not take these running requests' messages for lost, however long their tasks wait."""
+
+    def finish(self) -> None:
+        """The worker stops, and no loop reads any more: take in what is still under way, so that it can go back."""
 
     def settle(self) -> None:
         """Hand back all that is owed; raises the broker's errors, and then all is still owed."""
@@ -1067,6 +1072,16 @@ class RedisWayBack:
         for queue in queues:
             callbacks[queue] = self._late_callback(queue)
 
+    def finish(self) -> None:
+        """A BRPOP that is out would be served with the head of what goes back, and nobody would read it.
+
+        It ends by itself within `brpop_timeout`, a second by default; kombu waits for it too, when it closes.
+        """
+        self.stop_consuming()
+        if self._channel._in_poll:
+            with suppress(Empty):
+                self._channel._brpop_read()
+
     def stop_queue(self, queue: str) -> None:
         """A BRPOP that is out asks for it too: what it delivers is caught."""
         channel = self._channel
@@ -1508,6 +1523,9 @@ class AmqpWayBack:
 
     def keep(self, requests: Iterable[Any]) -> None:
         """RabbitMQ asks for no sign of life of a message; its `consumer_timeout` cannot be put off either."""
+
+    def finish(self) -> None:
+        """What comes now is not acknowledged: RabbitMQ returns it when the connection closes."""
 
     def count_owed(self) -> int:
         """Consumers whose cancel the broker has not confirmed count too: something may be under way from them."""

@@ -125,6 +125,11 @@ class Hands:
                 "others keep this worker until they are resumed",
                 waiting,
             )
+        if self._consumer is not None:
+            try:
+                self.way_back.finish()
+            except Exception as error:
+                log.error("sluicegate: what was under way at the stop could not be read (%s)", error)
         self._settle_last()
 
     def _settle_last(self) -> None:

@@ -7,6 +7,7 @@ that. It is made after the pool and before the pool forks, so that children shar
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import sys
 import time
@@ -47,6 +48,8 @@ from sluicegate.workers.station import Station
 from sluicegate.workers.table import Table
 from sluicegate.workers.trust import TrustedKeys
 
+log = logging.getLogger(__name__)
+
 
 class Member:
     """One worker process as a member of the fleet: its gate, and the threads that keep it current."""
@@ -68,6 +71,7 @@ class Member:
         if (broker_url := redis_broker_of(worker)) is not None:
             refuse_cluster(broker_url, "broker_url")
         self.worker = worker
+        self._pid = os.getpid()
         self.incarnation = str(uuid.uuid4())
         self.host = settings.HOST.read_or_none(environ) or host_of(worker.hostname)
         self.hands = Hands(worker, cell, pool=sides.pool, way_back=sides.way_back, loop=sides.loop)
@@ -132,9 +136,16 @@ class Member:
         return frozenset((task.id, task.is_waiting) for task in self.hands.running())
 
     def _rest(self, seconds: float) -> None:
-        """What a waiting task does: on the solo pool it stands on the consumer's thread, and does that one's work."""
+        """What a waiting task does: on the solo pool it stands on the consumer's thread, and does that one's work.
+
+        Raises SystemExit in a pool child whose worker was killed: nobody changes its cell any more, so that it would
+        wait for ever, and its message, where it was not acknowledged, goes to another worker.
+        """
         if self.hands.pool.name == "solo":
             self.hands.tend()
+        if os.getpid() != self._pid and os.getppid() != self._pid:
+            log.error("sluicegate: the worker of this pool child is gone: its waiting task ends here")
+            raise SystemExit(1)
         time.sleep(seconds)
 
     def _on_shutting_down(self, **_: Any) -> None:

@@ -68,7 +68,12 @@ def make(environ: dict[str, str]) -> Celery:
         },
     )
     if every_s := environ.get(RESTORE_EVERY_S):
-        fleet.conf.broker_transport_options |= {"unacked_restore_interval": int(every_s), "unacked_restore_throttle": 1}
+        # A worker that is killed while it restores leaves kombu's mutex behind, for 300 s by default.
+        fleet.conf.broker_transport_options |= {
+            "unacked_restore_interval": int(every_s),
+            "unacked_restore_throttle": 1,
+            "unacked_mutex_expire": 5,
+        }
     if broker.startswith("amqp"):
         # What a sender was not told to be there is not sent: the checker counts on it.
         fleet.conf.broker_transport_options = {"confirm_publish": True}

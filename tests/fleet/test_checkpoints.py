@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import Counter
 from functools import partial
 
+import psutil
 import pytest
 
 from sluicegate.control.stack import Stack
+from tests.fleet import app as fleet_app
 from tests.fleet.harness import Fleet
 from tests.fleet.waiting import until
 
@@ -101,6 +104,51 @@ def test_on_a_solo_worker_a_waiting_task_has_the_rest_handed_back_first(stack: S
         fleet.resume()
         until("it is done", lambda: fleet.ended() == {task})
         assert times_done(fleet) == {(task, item): 1 for item in range(10)}
+
+
+@pytest.mark.parametrize("acks_late", [False, True], ids=["early", "late"])
+def test_s5_s6_a_worker_told_to_stop_hands_back_what_yields_while_it_stops(stack: Stack, acks_late: bool) -> None:
+    """SIGTERM, and a quiesce while the last tasks end: the consumer is gone by then, and the task goes on elsewhere."""
+    with Fleet(stack, acks_late=acks_late) as fleet:
+        fleet.watch()
+        worker = fleet.start(slots=1)
+        fleet.wait_open()
+        task = fleet.send("steps_yield", ITEMS, STEP_S)
+        until("it is under way", lambda: len(fleet.items()) >= 3)
+        worker.send(signal.SIGTERM)
+        until("it stops", lambda: "Warm shutdown" in worker.process.output)
+        fleet.pause(mode="quiesce")
+        until("it has stopped", lambda: not worker.is_running)
+        worker.kill()
+        assert len(fleet.items()) < ITEMS
+        assert [message.seq for message in fleet.contents().queued] == [task]
+        assert not fleet.contents().unacked
+        fleet.restart()
+        fleet.resume()
+        until("it is done", lambda: fleet.ended() == {task})
+        assert times_done(fleet) == {(task, item): 1 for item in range(ITEMS)}
+
+
+def test_s5_s6_a_waiting_child_does_not_outlive_a_worker_that_is_killed_alone(stack: Stack) -> None:
+    """No order reaches it any more: it would wait for ever. Its task goes on elsewhere, from its cursor."""
+    environ = {fleet_app.ORPHANS: "1", fleet_app.RESTORE_EVERY_S: "1"}
+    with Fleet(stack, acks_late=True, visibility_s=4, environ=environ) as fleet:
+        fleet.watch()
+        worker = fleet.start(slots=1)
+        fleet.wait_open()
+        task = fleet.send("steps_wait", 8, 0.1)
+        until("it is under way", lambda: len(fleet.items()) >= 2)
+        fleet.pause(mode="quiesce")
+        fleet.wait_acknowledged()
+        until("it waits", lambda: fleet.words()[0].waiting == 1)
+        (child,) = psutil.Process(worker.pid).children()
+        worker.send(signal.SIGKILL)
+        until("its child is gone too", lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+        worker.kill()
+        fleet.restart()
+        fleet.resume()
+        until("it is done", lambda: fleet.ended() == {task}, within_s=40)
+        assert times_done(fleet) == {(task, item): 1 for item in range(8)}
 
 
 @pytest.mark.parametrize("way", ["wait", "yield"])

@@ -99,6 +99,9 @@ def test_the_installed_version_is_one_that_was_read(package):
         (request.Request.on_failure, "if not self._already_cancelled and not self._already_revoked:"),
         (billiard.pool.Pool.terminate_job, "proc._job_terminated = True"),
         (billiard.pool.ApplyResult.terminate, "self._terminated = signum"),
+        # What a BRPOP that is out brings is read, and delivered to the queue's callback.
+        (redis.Channel._brpop_read, "self.connection._deliver(loads(bytes_to_str(item)), dest)"),
+        (redis.Channel._brpop_start, "self._in_poll = self.client.connection"),
         # A worker that stops is told apart from a connection that is lost.
         (bootsteps.Blueprint.stop, "self.state = CLOSE self.restart("),
         (trace.build_tracer, "else task.run"),
@@ -138,7 +141,6 @@ def test_the_installed_version_is_one_that_was_read(package):
         (redis.QoS.append, "dumps([message._raw, EX, RK])"),
         (redis.Channel._put, "self._q_for_pri(queue, pri)"),
         (redis.Channel._put, "client.lpush("),
-        (redis.Channel._brpop_read, "self.connection._deliver(loads(bytes_to_str(item)), dest)"),
         (virtual.Transport._deliver, "self._callbacks[queue]"),
         (virtual.Channel.basic_consume, "self.connection._callbacks[queue] = _callback"),
         (virtual.Channel.basic_consume, "self._active_queues.append(queue)"),
@@ -171,7 +173,16 @@ def test_basic_consume_takes_queue_no_ack_and_callback_in_this_order():
 
 @pytest.mark.parametrize(
     "name",
-    ["unacked_key", "unacked_index_key", "_q_for_pri", "_get_message_priority", "conn_or_acquire", "global_keyprefix"],
+    [
+        "unacked_key",
+        "unacked_index_key",
+        "_q_for_pri",
+        "_get_message_priority",
+        "conn_or_acquire",
+        "global_keyprefix",
+        "_in_poll",
+        "_brpop_read",
+    ],
 )
 def test_the_redis_channel_has_what_the_hand_back_needs(name):
     assert hasattr(redis.Channel, name), READ_AGAIN
