@@ -169,9 +169,12 @@ class Life:
     saw_nothing: bool = True
     local: frozenset[str] = frozenset()
 
-    def looks(self, found: tuple[int, int] | None, *, now: float, stale_after_s: float) -> Life:
-        """It looks. `found`: version and beat of what lies there and is truly signed; None: there is no such thing."""
-        life = replace(self, saw_nothing=True)
+    def looks(self, found: tuple[int, int] | None, *, is_away: bool, now: float, stale_after_s: float) -> Life:
+        """It looks. `found`: version and beat of what lies there and is truly signed; None: there is no such thing.
+
+        After a look at a Redis that is away the next may be at another, whose beats are no sign of life by themselves.
+        """
+        life = replace(self, saw_nothing=True, last_beat=None if is_away else self.last_beat)
         if found is not None and found[0] >= max(self.fence, self.in_force):
             version, beat = found
             has_advanced = self.last_beat is not None and beat > self.last_beat

@@ -52,7 +52,9 @@ ANY = st.integers(0, 999)
 
 
 class Slot:
-    """What lies in Redis at the state's key; read by the follower as by a client of it."""
+    """What lies in Redis at the state's key; read by the follower as by a client of it, one without sentinels."""
+
+    connection_pool = None
 
     def __init__(self) -> None:
         self.raw: bytes | None = None
@@ -102,6 +104,7 @@ class Worker(RuleBasedStateMachine):
             wake=lambda: None,
             on_applied=lambda: None,
             claim_of=lambda start: replace(claim, queue=start[0], task=start[1]),
+            clock=lambda: self.now,
         )
         self.follower = Follower(
             namespace=NAMESPACE,
@@ -222,7 +225,7 @@ class Worker(RuleBasedStateMachine):
     @rule()
     def look(self) -> None:
         found = self.signed.get(self.slot.raw) if self.slot.is_up and self.slot.raw else None
-        after = self.life.looks(found, now=self.now, stale_after_s=STALE_AFTER_S)
+        after = self.life.looks(found, is_away=not self.slot.is_up, now=self.now, stale_after_s=STALE_AFTER_S)
         self.follower.look(self.slot)
         self.life = after
         known = self.follower.following.in_force
@@ -391,6 +394,10 @@ def boots_on_what_lies_there(patch: pytest.MonkeyPatch, machine: type[Worker]) -
     patch.setattr(machine, "needs_fresh_boot", False)
 
 
+def beats_of_two_servers_are_compared(patch: pytest.MonkeyPatch, machine: type[Worker]) -> None:
+    patch.setattr(follower_module, "lose_touch", lambda following: following)
+
+
 def no_signature_check(patch: pytest.MonkeyPatch, machine: type[Worker]) -> None:
     patch.setattr(TrustedKeys, "verify", lambda *_: True)
 
@@ -464,6 +471,7 @@ def deaf_after_the_first_state(patch: pytest.MonkeyPatch, machine: type[Worker])
         (takes_what_differs, "S2:"),
         (open_at_boot, "S4:"),
         (boots_on_what_lies_there, "S4:"),
+        (beats_of_two_servers_are_compared, "S[49]:"),
         (no_signature_check, "S3:"),
         (forgets, "S[124]:"),
         (remembers_what_it_says_while_it_boots, "S[124]:"),
