@@ -18,8 +18,8 @@ from tests.fleet import app as fleet_app
 from tests.fleet.harness import Fleet
 from tests.fleet.waiting import until
 
-APPLIED_WITHIN_S = 2.5
-"""One poll with its jitter, and the few round trips of a hint, a read and a heartbeat at 200 ms each."""
+APPLIED_WITHIN_S = 10.0
+"""One poll with its jitter, and the round trips of a read, a hand-back and a heartbeat at 200 ms each, on a busy machine."""
 
 
 @pytest.fixture
