@@ -19,7 +19,7 @@ from tests.fleet.harness import Fleet
 from tests.fleet.waiting import until
 
 APPLIED_WITHIN_S = 10.0
-"""One poll with its jitter, and the round trips of a read, a hand-back and a heartbeat at 200 ms each, on a busy machine."""
+"""One poll with its jitter, a read, a hand-back and a heartbeat at 200 ms a round trip, on a machine that is busy."""
 
 
 @pytest.fixture
