@@ -18,7 +18,7 @@ export SLUICEGATE_MAKE_STATE_DIR = $(value STATE_DIR)
 JOIN = if [ -r "$$SLUICEGATE_MAKE_STATE_DIR/env" ]; then . "$$(cd "$$SLUICEGATE_MAKE_STATE_DIR" && pwd)/env"; fi
 ORDER = $${SLUICEGATE_MAKE_REASON:+"--reason=$$SLUICEGATE_MAKE_REASON"}
 
-.PHONY: help demo demo-json demo-quiesce up pause resume status test faults check floor model simulate bench bench-scale soak soak-scopes celery-suite lock clean venv
+.PHONY: help demo demo-json demo-quiesce up pause resume status test faults check floor model simulate bench bench-scale soak soak-scopes soak-quiesce celery-suite lock clean venv
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -78,6 +78,9 @@ soak: $(READY) ## Pause a busy worker N times: make soak N=1000
 
 soak-scopes: $(READY) ## A hundred random sequences of scoped holds on real workers, beside the pure model
 	@$(BIN)/python -m tests.fleet.scoped_holds $(ARGS)
+
+soak-quiesce: $(READY) ## Quiesce, kill at random instants, and time how soon 12 slots stand still
+	@$(BIN)/python -m tests.fleet.quiesce_soak $(ARGS)
 
 celery-suite: $(READY) ## Celery's own canvas and task tests, on plain Celery and with the plugin
 	@$(BIN)/python -m tests.celery_suite $(ARGS)
