@@ -1,22 +1,28 @@
 """`python -m tests.bench`: measure everything beside its references, and print the table of docs/benchmarks.md.
 
-    python -m tests.bench [--pauses N] [--write]
+    python -m tests.bench [--pauses N] [--write] [--parts check,speed,costs,pauses] [--keep FILE]
 
+With `--keep` a part's samples are added to those of FILE, and the table comes once every part is there: where others
+work on the machine too, the parts can have their turns one by one. A number and its reference are of one part always.
 Exit code 0: measured, and no target is shown to be missed; 1: one is, and is named; 2: it could not run.
 """
 
 from __future__ import annotations
 
 import argparse
+import pickle
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from sluicegate.control.stack import Stack
 from sluicegate.schemas.errors import SluicegateError
 from tests.bench import figures, gate_check, hot_path, page, pauses, picture, throughput
 
+PARTS = ("check", "speed", "costs", "pauses")
 PAUSES = 300
 """The fewest that say with 95 % what the p99 is at most."""
 
@@ -26,14 +32,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure, beside references.")
     parser.add_argument("--write", action="store_true", help="put the table and the picture into docs/")
     parser.add_argument("--pauses", type=int, default=PAUSES, help="how many of ours (default: %(default)s)")
+    parser.add_argument("--parts", default=",".join(PARTS), help="what to measure, if anything (default: %(default)s)")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="where samples are kept from one run to the next")
     options = parser.parse_args(arguments)
+    wanted = [part for part in options.parts.split(",") if part]
+    if not set(wanted) <= set(PARTS):
+        parser.error(f"--parts takes some of {', '.join(PARTS)}")
+    samples = kept(options.keep)
     try:
-        found = measured(options.pauses)
+        for name, sample in measured(wanted, options.pauses).items():
+            samples[name] = _joined(samples.get(name), sample)
     except KeyboardInterrupt:
         return 130
     except (SluicegateError, OSError, AssertionError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
+    if options.keep:
+        options.keep.write_bytes(pickle.dumps(samples))
+    if missing := set(PARTS) - samples.keys():
+        print(f"bench: still to measure: {', '.join(sorted(missing))}", file=sys.stderr)
+        return 0
+    found = figures.Figures(**samples)
     table = figures.table(found)
     print(table)
     if options.write:
@@ -46,18 +65,42 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if figures.missed(found) else 0
 
 
-def measured(count: int) -> figures.Figures:
-    """One run, on one stack."""
+def kept(path: Path | None) -> dict[str, Any]:
+    """The samples of earlier runs, by part."""
+    if path is None or not path.exists():
+        return {}
+    found: dict[str, Any] = pickle.loads(path.read_bytes())
+    return found
+
+
+def measured(parts: Sequence[str], count: int) -> dict[str, Any]:
+    """A sample of each part that is asked for, on one stack."""
+    if not parts:
+        return {}
     with (
         tempfile.TemporaryDirectory(prefix="sluicegate-bench-", ignore_cleanup_errors=True) as directory,
         Stack(Path(directory), actor="bench") as stack,
     ):
-        _say("gate check")
-        check = gate_check.measure(stack)
-        speed = throughput.measure(stack, _say)
-        _say("commands a task")
-        costs = hot_path.measure_both(stack)
-        return figures.Figures(check=check, speed=speed, costs=costs, pauses=pauses.measure(stack, _say, pauses=count))
+        ways: dict[str, Callable[[], Any]] = {
+            "check": lambda: gate_check.measure(stack),
+            "speed": lambda: throughput.measure(stack, _say),
+            "costs": lambda: hot_path.measure_both(stack),
+            "pauses": lambda: pauses.measure(stack, _say, pauses=count),
+        }
+        found = {}
+        for part in parts:
+            _say(part)
+            found[part] = ways[part]()
+        return found
+
+
+def _joined(before: Any, now: Any) -> Any:
+    """Samples of single blocks and pauses add up; of the rest the newest stands."""
+    if isinstance(before, throughput.Throughput):
+        return before + now
+    if isinstance(before, dict):
+        return {name: before[name] + paused for name, paused in now.items()}
+    return now
 
 
 _began = time.monotonic()

@@ -57,7 +57,7 @@ def missed(figures: Figures) -> list[str]:
     if more := excess(*figures.costs):
         found.append(f"more than plain Celery sends or writes for each task: {more}")
     gate = figures.pauses["gate"]
-    if gate.busy.late_starts or any(gate.idle_starts) or gate.restart_starts:
+    if gate.busy.late_starts or any(gate.idle_starts) or any(gate.restart_starts):
         found.append("starts after an acknowledgement")
     if at_most(gate.busy.last_start_ms, P99).value > LAST_START_MS:
         found.append(f"call to last start p99 above {LAST_START_MS} ms")
@@ -189,7 +189,8 @@ def _pauses(pauses: dict[str, Paused]) -> list[Row]:
             "0",
         ),
         (
-            f"starts of {2 * IDLE_TASKS} waiting tasks after kill -9 and a new start while paused",
+            f"starts of {2 * IDLE_TASKS} waiting tasks after kill -9 and a new start while paused (mean of "
+            f"{len(gate.restart_starts)})",
             _restarted(gate),
             f"`cancel_consumer` {_restarted(cancel)}; RQ `suspend` {_restarted(suspend)}",
             "",
@@ -203,7 +204,7 @@ def _leaks(leak: Leak) -> str:
 
 
 def _restarted(paused: Paused) -> str:
-    return f"{paused.restart_starts}" + ("" if paused.restarts else " (its workers end at once)")
+    return f"{statistics.mean(paused.restart_starts):.1f}" + ("" if paused.restarts else " (its workers end at once)")
 
 
 def _p99(leak: Leak) -> str:

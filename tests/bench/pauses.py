@@ -69,13 +69,22 @@ class Paused:
     """What was found of one way to pause.
 
     `idle_starts`: how many of IDLE_TASKS tasks started that were sent after an idle worker had acknowledged, one number
-    a trial. `restart_starts`: the same after the workers had been killed and started again. `restarts`: did they start?
+    a trial. `restart_starts`: how many of twice as many, that waited, after the workers had been killed and started
+    again. `restarts`: did they start?
     """
 
     busy: Leak
     idle_starts: tuple[int, ...]
-    restart_starts: int
+    restart_starts: tuple[int, ...]
     restarts: bool = True
+
+    def __add__(self, other: Paused) -> Paused:
+        return Paused(
+            busy=self.busy + other.busy,
+            idle_starts=self.idle_starts + other.idle_starts,
+            restart_starts=self.restart_starts + other.restart_starts,
+            restarts=self.restarts and other.restarts,
+        )
 
 
 def measure(
@@ -94,7 +103,7 @@ def measure(
         for name, way in ways.items():
             idle = tuple(_idle_starts(way) for _ in range(idle_trials))
             starts, restarts = _restarted(way)
-            found[name] = Paused(busy=busy[name], idle_starts=idle, restart_starts=starts, restarts=restarts)
+            found[name] = Paused(busy=busy[name], idle_starts=idle, restart_starts=(starts,), restarts=restarts)
             say(f"pauses: {name}, idle and restarted")
     return found
 

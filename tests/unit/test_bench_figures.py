@@ -69,7 +69,7 @@ def made_up(**changes: object) -> Figures:
         speed=Throughput(plugin=blocks, vanilla=blocks, ratios=ratios, net_ratios=ratios, cpu_ratios=ratios),
         costs=(PLAIN, PLAIN),
         pauses={
-            name: Paused(busy=leak, idle_starts=(0, 0), restart_starts=0)
+            name: Paused(busy=leak, idle_starts=(0, 0), restart_starts=(0,))
             for name in ("gate", "cancel_consumer", "suspend")
         },
     )
@@ -87,7 +87,7 @@ def test_figures_that_reach_all_targets_miss_none() -> None:
 def test_a_target_within_the_interval_is_neither_reached_nor_missed() -> None:
     wide = Throughput(plugin=(), vanilla=(), ratios=(0.96, 1.0) * 20, net_ratios=(), cpu_ratios=())
     few = Leak(pauses=(OnePause(called_us=0, acknowledged_us=1, last_start_us=1),))
-    found = made_up(speed=wide, pauses={"gate": Paused(busy=few, idle_starts=(0,), restart_starts=0)})
+    found = made_up(speed=wide, pauses={"gate": Paused(busy=few, idle_starts=(0,), restart_starts=(0,))})
     assert figures.missed(found) == []
     assert [line.split()[0] for line in figures.untold(found)] == ["throughput", "call"]
 
@@ -106,7 +106,7 @@ def test_a_target_within_the_interval_is_neither_reached_nor_missed() -> None:
                     "gate": Paused(
                         busy=Leak(pauses=(OnePause(called_us=0, acknowledged_us=1, last_start_us=60_000),)),
                         idle_starts=(0,),
-                        restart_starts=1,
+                        restart_starts=(1,),
                     )
                 }
             },
