@@ -48,6 +48,14 @@ def at_most(values: Sequence[float], share: float) -> Estimate:
     return Estimate(value, -math.inf, ordered[count - k] if k else math.inf)
 
 
+def at_least(values: Sequence[float], share: float) -> float:
+    """What the quantile at `share` is at least, one-sided; minus infinity where the sample is too small to say."""
+    ordered = sorted(values)
+    # The true quantile lies below the k-th smallest with the chance that fewer than k of n lie below it.
+    k = _last(len(ordered), share, 1 - CONFIDENCE)
+    return ordered[k - 1] if k else -math.inf
+
+
 def none_of(count: int) -> float:
     """How frequent something can be, at most, that happened in none of `count` independent trials."""
     return float(1 - (1 - CONFIDENCE) ** (1 / count))

@@ -44,6 +44,11 @@ def test_a_p99_needs_299_values_before_it_is_at_most_anything() -> None:
     assert intervals.at_most(range(1000), 0.99).high == 995
 
 
+def test_a_quantile_is_at_least_what_hardly_fewer_lie_below() -> None:
+    assert intervals.at_least(range(10), 0.5) == 1
+    assert intervals.at_least([*[1.0] * 37, 60.0, 60.0, 60.0], 0.99) == 60
+
+
 def test_none_of_three_hundred_is_less_than_one_in_a_hundred() -> None:
     assert intervals.none_of(300) == pytest.approx(0.00994, abs=1e-5)
 
