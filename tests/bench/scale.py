@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -155,13 +156,28 @@ def _spread(times: Sequence[Sequence[float]]) -> Spread:
     )
 
 
+def _allow_files(count: int) -> None:
+    """For this process and all that it starts; raises OSError where the machine does not let us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count + 100:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (count + 100, max(hard, count + 100)))
+        except ValueError:
+            raise OSError(f"{count} connections need as many open files, and only {hard} are allowed") from None
+
+
 def measure(sizes: Sequence[int], pauses: int) -> list[dict[str, Any]]:
     """One row a size."""
     rows = []
+    connections = 2 * max(sizes) + 1000
+    _allow_files(connections)
     with (
         tempfile.TemporaryDirectory(prefix="sluicegate-scale-", ignore_cleanup_errors=True) as directory,
         Stack(Path(directory), durable=False, actor="scale") as stack,
     ):
+        with redis.Redis.from_url(stack.environ[settings.REDIS_URL.name]) as client:
+            if connections > int(client.config_get("maxclients")["maxclients"]):
+                client.config_set("maxclients", connections)
         for size in sizes:
             row: dict[str, Any] = {"followers": size}
             for kind in ("real", "unchecked"):
