@@ -52,14 +52,14 @@ class Yielded(BaseException):
     """
 
 
-_words: MutableSequence[int] | memoryview = [0]
+_flags: MutableSequence[int] | memoryview = [0]
 _station: Station | None = None
 
 
-def open_station(station: Station | None, words: MutableSequence[int] | memoryview) -> None:
-    """Called once, in the worker's parent process before it forks. `words[0]` is the cell's."""
-    global _station, _words
-    _station, _words = station, words
+def open_station(station: Station | None, flags: MutableSequence[int] | memoryview) -> None:
+    """Called once, in the worker's parent process before it forks. `flags` are the cell's."""
+    global _station, _flags
+    _station, _flags = station, flags
 
 
 def checkpoint(cursor: Any = None) -> None:
@@ -70,7 +70,7 @@ def checkpoint(cursor: Any = None) -> None:
     too large or no JSON. With `on_quiesce="yield"` the run ends here, by an exception that is no `Exception`; code
     that must run before it goes belongs into `finally`.
     """
-    if _words[0] & STOPPING:
+    if _flags[0] & STOPPING:
         _stop(cursor)
 
 

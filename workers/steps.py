@@ -95,7 +95,7 @@ class Member:
         )
         station = Station(cell, table, cursors, note_waiting=sides.pool.note_waiting, rest=self._rest)
         prepare_tasks(worker.app, station, self.hands.take_yielded)
-        open_station(station, cell.words)
+        open_station(station, cell.flags)
         memory = Memory(settings.STATE_DIR.read(environ), namespace, worker.hostname)
         self.follower = Follower(
             namespace=namespace,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import product
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.snapshots import MAX_EPOCH, MAX_VERSION, NOTHING, Edition
-from sluicegate.workers.cell import SLOTS, Cell, pack
+from sluicegate.workers.cell import HOLDING, SLOTS, STOPPING, Cell, pack
 
 
 def test_a_cell_is_closed_when_it_is_made():
@@ -74,3 +75,14 @@ def test_a_child_beyond_the_slots_writes_nothing():
         cell.note_end(slot)
     assert cell.word == Cell().word
     assert cell.slot(SLOTS - 1).begun == 0
+
+
+def test_the_flags_are_those_of_the_word_in_every_state():
+    """They are the byte of the word that has all bits of HOLDING and of STOPPING."""
+    assert (HOLDING | STOPPING) < 1 << 8
+    cell = Cell()
+    for mode, is_local, has_scoped in product(Mode, (False, True), (False, True)):
+        for edition in (NOTHING, Edition(1, 1), Edition(MAX_EPOCH, MAX_VERSION)):
+            cell.store(pack(mode, edition, is_local=is_local, has_scoped=has_scoped))
+            assert cell.flags[0] & HOLDING == cell.word & HOLDING
+            assert cell.flags[0] & STOPPING == cell.word & STOPPING

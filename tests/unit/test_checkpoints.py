@@ -66,7 +66,7 @@ def run_in_worker(app: Celery, task: Any, station: Post | None, mode: Mode = Mod
     """Run `task` as a pool child would, with a cell that says `mode`."""
     cell = Cell()
     cell.store(pack(mode, Edition(1, 2)))
-    open_station(station, cell.words)
+    open_station(station, cell.flags)
     behind = app.tasks[task.name]
     behind.push_request(id="t1", called_directly=False, is_eager=False)
     # What the tracer does: it makes this the current task.
