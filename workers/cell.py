@@ -90,7 +90,7 @@ class Cell:
         self.words: memoryview = memoryview(self._map).cast("Q")
         low = 0 if sys.byteorder == "little" else 7
         self.flags: memoryview = memoryview(self._map)[low : low + 1]
-        """`flags[0]` has the bits of HOLDING and STOPPING, for who reads them before every start and can afford no call.
+        """`flags[0]` has the bits of HOLDING and STOPPING, for who reads them before every start: no call is made.
 
         A byte, since Python reads it in half the time of the word, which is no small integer.
         """
