@@ -30,7 +30,7 @@ def run(stack: Stack, fleet: Fleet, *arguments: str, **more: str) -> subprocess.
     return subprocess.Popen(command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(320)
 def test_s5_s6_workers_are_restarted_behind_a_pause_and_nothing_is_lost(stack: Stack, tmp_path: Path) -> None:
     """Tasks run all the time; each of two workers has another incarnation afterwards, and every item is done once."""
     go, back = tmp_path / "go", tmp_path / "back"
@@ -51,7 +51,7 @@ def test_s5_s6_workers_are_restarted_behind_a_pause_and_nothing_is_lost(stack: S
             fleet.workers[name].stop()
             fleet.restart(name, wait=False)
         back.touch()
-        output, _ = upgrade.communicate(timeout=90)
+        output, _ = upgrade.communicate(timeout=180)
         until("all is done", lambda: fleet.ended() == tasks, within_s=60)
         new = {word.incarnation for word in fleet.words()}
         done = sorted((item.seq, item.item) for item in fleet.items())
