@@ -92,7 +92,7 @@ def test_s5_s6_a_worker_whose_pool_is_full_lives_through_a_lost_broker_while_pau
 @pytest.mark.parametrize(("pool", "mutant"), [("threads", "no_barrier"), ("threads", "checked_once")])
 def test_the_checker_catches_a_broken_gate_in_a_pool_of_threads(stack: Stack, pool: str, mutant: str) -> None:
     """Without the barrier, or with the check at the hand-over alone, tasks start after the acknowledgement."""
-    with Fleet(stack, pool=pool, environ={fleet_app.SLOW_START_MS: "10"}) as fleet:
+    with Fleet(stack, pool=pool, environ={fleet_app.SLOW_START_MS: "80"}) as fleet:
         fleet.watch()
         fleet.start(slots=2, module=f"tests.fleet.mutants.{mutant}")
         fleet.wait_open()
