@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from sluicegate.control.namespaces import Truth
-from sluicegate.schemas.beats import WorkerState
 from sluicegate.schemas.holds import CAN_END, ENDS, Cause, HoldKey, Holds, Then
-from sluicegate.schemas.progress import WorkerView
+from sluicegate.schemas.progress import WorkerView, present_in
 from sluicegate.schemas.scopes import GLOBAL, Scope
 from sluicegate.schemas.times import to_wire
 
@@ -33,8 +33,8 @@ def system(truth: Truth) -> dict[str, Any]:
 
 def warnings(scope: Scope, workers: Iterable[WorkerView], then: Then | None = None) -> list[str]:
     """What whoever holds `scope` should know: that it holds nothing now, where it does not, what cannot be ended."""
-    present = [worker for worker in workers if worker.state is not WorkerState.GONE]
-    inside = [worker for worker in present if worker.is_in(scope)]
+    present = present_in(workers, GLOBAL)
+    inside = present_in(present, scope)
     if present and not inside:
         return [f"no worker is in {scope} now; one that comes will obey"]
     deaf = [worker.beat.nodename for worker in inside if not worker.enforces(scope)]
@@ -52,4 +52,5 @@ def at_scope(holds: Holds, scope: Scope) -> list[str]:
 
 def remaining_at(holds: Holds, scope: Scope) -> list[str]:
     """The same after a resume: one that is being reopened does not remain."""
-    return sorted({str(hold.cause) for hold in holds.active if hold.scope == scope and hold.ramp is None})
+    staying = frozenset(hold for hold in holds.active if hold.ramp is None)
+    return at_scope(replace(holds, active=staying), scope)

@@ -20,7 +20,7 @@ from sluicegate.schemas.beats import Beat, WorkerState
 from sluicegate.schemas.errors import InvalidInput, NotFound, Refused, Unavailable
 from sluicegate.schemas.holds import check_reason
 from sluicegate.schemas.names import host_of
-from sluicegate.schemas.progress import UNAVAILABLE, Metrics, Sighting, WorkerView, measure, view
+from sluicegate.schemas.progress import UNAVAILABLE, Metrics, Sighting, WorkerView, measure, present_in, view
 from sluicegate.schemas.runtimes import ended
 from sluicegate.schemas.scopes import GLOBAL, Scope, ScopeKind
 from sluicegate.schemas.snapshots import NOTHING
@@ -99,7 +99,7 @@ class Seen:
 
     def present_in(self, scope: Scope) -> list[WorkerView]:
         """The workers that have not left, and where work of `scope` could run."""
-        return [worker for worker in self.workers if worker.state is not WorkerState.GONE and worker.is_in(scope)]
+        return present_in(self.workers, scope)
 
     def measure(self, scope: Scope, *, queued: int | None) -> Metrics:
         """The metrics of `scope`, with a depth that was read elsewhere."""

@@ -38,30 +38,26 @@ class Order:
     def to_wire(self) -> dict[str, Any]:
         """What makes two requests the same request."""
         # What an order does not have is left out: a request from before it existed is still the same request.
-        more: dict[str, Any] = {}
-        if self.deadline is not None:
-            more |= _told(self.deadline, "deadline") | {"then": str(self.then)}
+        wire: dict[str, Any] = {
+            "action": self.action,
+            "reason": self.reason,
+            "scope": str(self.scope),
+            "mode": None if self.mode is None else self.mode.word,
+            "expiresAt": None,
+            "forceResume": self.is_forced,
+        }
+        wire |= _told(self.expires, "expiresAt", "expiresInS") | _told(self.deadline, "deadline", "deadlineInS")
+        if self.then is not None:
+            wire["then"] = str(self.then)
         if self.rate is not None:
-            more["ramp"] = self.rate.text
-        if self.expires is not None:
-            more |= _told(self.expires, "expires")
-        return (
-            {"expiresAt": None}
-            | more
-            | {
-                "action": self.action,
-                "reason": self.reason,
-                "scope": str(self.scope),
-                "mode": None if self.mode is None else self.mode.word,
-                "forceResume": self.is_forced,
-            }
-        )
+            wire["ramp"] = self.rate.text
+        return wire
 
 
-def _told(when: When, name: str) -> dict[str, Any]:
-    if isinstance(when, timedelta):
-        return {f"{name}InS": when.total_seconds()}
-    return {"expiresAt" if name == "expires" else name: to_wire(when)}
+def _told(when: When | None, name: str, span_name: str) -> dict[str, Any]:
+    if when is None:
+        return {}
+    return {span_name: when.total_seconds()} if isinstance(when, timedelta) else {name: to_wire(when)}
 
 
 def moment_of(when: When | None, now: datetime) -> datetime | None:

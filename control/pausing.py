@@ -24,12 +24,11 @@ from sluicegate.control.namespaces import Truth
 from sluicegate.control.orders import PAUSE, Order, moment_of, order_of
 from sluicegate.control.publisher import Publisher
 from sluicegate.schemas.api import PauseRequest
-from sluicegate.schemas.beats import WorkerState
 from sluicegate.schemas.errors import InvalidInput, NotFound, Refused, Unavailable
 from sluicegate.schemas.holds import Change, Hold, HoldKey, escalate, expire, place, release, reopen
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.preview import preview
-from sluicegate.schemas.progress import UNAVAILABLE, Metrics
+from sluicegate.schemas.progress import UNAVAILABLE, Metrics, present_in
 from sluicegate.schemas.ramps import Ramp, Rate
 from sluicegate.schemas.scopes import GLOBAL, Scope
 from sluicegate.schemas.snapshots import Edition
@@ -331,8 +330,7 @@ def _by_the_clock(action: str, truth: Truth, change: Change, details: dict[str, 
 
 def _ramp(rate: Rate, progress: Progress, scope: Scope) -> Ramp:
     """Raises InvalidInput where it would take too long."""
-    present = [worker for worker in progress.workers if worker.state is not WorkerState.GONE and worker.is_in(scope)]
-    return rate.ramp([worker.beat.nodename for worker in present])
+    return rate.ramp([worker.beat.nodename for worker in present_in(progress.workers, scope)])
 
 
 def _refusal(order: Order, truth: Truth, progress: Progress) -> Refused | None:

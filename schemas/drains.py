@@ -20,7 +20,7 @@ from typing import Any, Self
 from sluicegate.schemas.beats import Beat, RunningTask, WorkerState
 from sluicegate.schemas.holds import Hold
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.progress import Metrics, WorkerView, is_of
+from sluicegate.schemas.progress import Metrics, WorkerView, is_of, present_in
 from sluicegate.schemas.scopes import Scope
 from sluicegate.schemas.times import from_wire_or_none, to_wire, to_wire_or_none
 
@@ -240,7 +240,7 @@ def moment_of(
 
     Each worker goes by its last heartbeat, whose age `seenAt` tells. `depths` None: the broker could not be read.
     """
-    inside = [worker for worker in workers if worker.state is not WorkerState.GONE and worker.is_in(scope)]
+    inside = present_in(workers, scope)
     return {
         "at": to_wire(now),
         "source": source if depths is not None else "unavailable",

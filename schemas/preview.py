@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from sluicegate.schemas.beats import WorkerState
-from sluicegate.schemas.progress import WorkerView
+from sluicegate.schemas.progress import WorkerView, present_in
 from sluicegate.schemas.runtimes import elapsed_s, left_s
 from sluicegate.schemas.scopes import Scope
 
@@ -25,7 +25,7 @@ def preview(
     `etaSeconds` is null where a running task has no estimate (`withoutEstimate` names them), and where a worker is
     silent or does not enforce such a scope: that one would never drain. `depths` None: the broker could not be read.
     """
-    inside = [worker for worker in workers if worker.state is not WorkerState.GONE and worker.is_in(scope)]
+    inside = present_in(workers, scope)
     rows = []
     left: list[float | None] = []
     unknown: set[str] = set()

@@ -173,6 +173,11 @@ def view(
     return replace(seen, not_enforced=tuple(sorted(ignored)))
 
 
+def present_in(workers: Iterable[WorkerView], scope: Scope) -> list[WorkerView]:
+    """The workers that have not left, and where work of `scope` could run."""
+    return [worker for worker in workers if worker.state is not WorkerState.GONE and worker.is_in(scope)]
+
+
 def measure(workers: Iterable[WorkerView], *, queued: int | None, source: str, scope: Scope = GLOBAL) -> Metrics:
     """The metrics over `workers`; `queued` None (the broker's depth could not be read) is never drained.
 
@@ -183,7 +188,7 @@ def measure(workers: Iterable[WorkerView], *, queued: int | None, source: str, s
     is: no worker unknown, each has applied the desired edition, nothing running (R-C4). A worker that said
     goodbye counts as quiet.
     """
-    present = [worker for worker in workers if worker.state is not WorkerState.GONE and worker.is_in(scope)]
+    present = present_in(workers, scope)
     running = sum(len(worker.tasks_in(scope)) for worker in present)
     waiting = sum(task.is_waiting for worker in present for task in worker.tasks_in(scope))
     stale = sum(len(worker.tasks_in(scope)) for worker in present if worker.state is WorkerState.UNKNOWN)

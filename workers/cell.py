@@ -92,7 +92,7 @@ class Cell:
         self.flags: memoryview = memoryview(self._map)[low : low + 1]
         """`flags[0]` has the bits of HOLDING and STOPPING, for who reads them before every start: no call is made.
 
-        A byte, since Python reads it in half the time of the word, which is no small integer.
+        A byte: to read and mask it took half the time of the word, which is no small integer.
         """
         self.words[0] = pack(Mode.DRAIN, NOTHING, is_local=True)
 

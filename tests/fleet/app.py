@@ -36,8 +36,8 @@ DELIVERY_LIMIT = "FLEET_DELIVERY_LIMIT"
 MAX_PRIORITY = "FLEET_MAX_PRIORITY"
 RESULTS = "FLEET_RESULT_BACKEND"
 SOFT_SHUTDOWN_S = "FLEET_SOFT_SHUTDOWN_S"
-RESTORE_EVERY_S = "FLEET_RESTORE_EVERY_S"
-"""How often a worker looks for messages that have outlived the visibility timeout (kombu's default: 100 s)."""
+MUTEX_S = "FLEET_MUTEX_S"
+"""How long kombu's mutex over redelivery outlives a worker that is killed while it has it (kombu's default: 300 s)."""
 ORPHANS = "FLEET_ORPHANS"
 """Set to 1, children outlive a worker that is killed, as they do in production; the test must see to them."""
 MASTER_NAME = "FLEET_MASTER_NAME"
@@ -63,17 +63,11 @@ def make(environ: dict[str, str]) -> Celery:
             # By kombu's defaults what a killed worker had is looked for every 100 s, whatever the timeout says.
             "unacked_restore_interval": 1,
             "unacked_restore_throttle": 1,
+            "unacked_mutex_expire": int(environ.get(MUTEX_S, "300")),
             **({"priority_steps": [0, 3, 6, 9]} if environ.get(PRIORITIES) == "1" else {}),
             **({"master_name": environ[MASTER_NAME]} if MASTER_NAME in environ else {}),
         },
     )
-    if every_s := environ.get(RESTORE_EVERY_S):
-        # A worker that is killed while it restores leaves kombu's mutex behind, for 300 s by default.
-        fleet.conf.broker_transport_options |= {
-            "unacked_restore_interval": int(every_s),
-            "unacked_restore_throttle": 1,
-            "unacked_mutex_expire": 5,
-        }
     if broker.startswith("amqp"):
         # What a sender was not told to be there is not sent: the checker counts on it.
         fleet.conf.broker_transport_options = {"confirm_publish": True}

@@ -67,7 +67,7 @@ class Killing:
         self.victim = victim
         self.stack = stack
         self.chance = random.Random(f"{seed} {victim}")
-        self.fleet = Fleet(stack, visibility_s=VISIBILITY_S, prefetch=1, environ={fleet_app.RESTORE_EVERY_S: "1"})
+        self.fleet = Fleet(stack, visibility_s=VISIBILITY_S, prefetch=1, environ={fleet_app.MUTEX_S: "5"})
         self.wire = Wire(self.fleet.sender.conf.broker_url)
         self.kinds: dict[int, str] = {}
         self.kills: list[Kill] = []

@@ -131,7 +131,7 @@ def test_s5_s6_a_worker_told_to_stop_hands_back_what_yields_while_it_stops(stack
 
 def test_s5_s6_a_waiting_child_does_not_outlive_a_worker_that_is_killed_alone(stack: Stack) -> None:
     """No order reaches it any more: it would wait for ever. Its task goes on elsewhere, from its cursor."""
-    environ = {fleet_app.ORPHANS: "1", fleet_app.RESTORE_EVERY_S: "1"}
+    environ = {fleet_app.ORPHANS: "1", fleet_app.MUTEX_S: "5"}
     with Fleet(stack, acks_late=True, visibility_s=4, environ=environ) as fleet:
         fleet.watch()
         worker = fleet.start(slots=1)

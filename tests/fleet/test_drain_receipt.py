@@ -151,9 +151,10 @@ def test_s5_a_deadline_gives_running_tasks_back_to_the_head_with_their_cursor(st
     assert sorted(items) == list(range(100)), "each item once"
 
 
-def test_a_deadline_ends_running_tasks_for_good_and_spares_those_that_yield(stack: Stack) -> None:
+@pytest.mark.parametrize("pool", ["prefork", "gevent"])
+def test_a_deadline_ends_running_tasks_for_good_and_spares_those_that_yield(stack: Stack, pool: str) -> None:
     """R-B6, `terminate`, with early acknowledgement: what was ended never comes again."""
-    with Fleet(stack, prefetch=1) as fleet:
+    with Fleet(stack, pool=pool, prefetch=1) as fleet:
         fleet.watch()
         fleet.start(slots=2)
         fleet.wait_open()
