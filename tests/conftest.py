@@ -11,6 +11,9 @@ import pytest
 
 from sluicegate.control.embedded import EmbeddedPostgres, EmbeddedValkey
 
+# Beside pytest's own cache: what Hypothesis remembers may not stand in the tree.
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(__file__).parents[1] / ".venv" / ".hypothesis"))
+
 
 def pytest_xdist_auto_num_workers() -> int:
     """As many test processes as there are cores, within what one machine's disk and memory bear."""
