@@ -78,9 +78,11 @@ from sluicegate.workers.checkpoints import YIELD, Yielded, way_of
 from sluicegate.workers.gate import Gate
 from sluicegate.workers.owing import (
     GIVE_BACK,
+    KEEP,
     LENGTHS,
     PUT_IN_PLACE,
     SET_ASIDE,
+    STORE,
     TAKE_BACK_ASIDE,
     Arrival,
     Late,
@@ -1150,10 +1152,8 @@ class RedisWayBack:
         channel = self._channel
         tags = [r.message.delivery_tag for r in requests if not r.acknowledged and r.message.channel is channel]
         if tags:
-            now = time.time()
             with channel.conn_or_acquire() as client:
-                pairs = itertools.chain.from_iterable((now, tag) for tag in tags)
-                client.execute_command("ZADD", _unacked(channel)[1], "XX", *pairs)
+                client.execute_command("EVAL", KEEP, 1, _unacked(channel)[1], time.time(), *tags)
 
     def look_at_redelivery(self) -> str | None:
         """By the lock under which any worker does it for all."""
@@ -1214,11 +1214,9 @@ class RedisWayBack:
                 self._late.pop(0)
 
     def _store_acknowledged(self, channel: Any, client: Any) -> None:
-        unacked, index = _unacked(channel)
         for number, owed in enumerate(self._owed):
             if owed.entry is not None:
-                client.execute_command("HSET", unacked, owed.tag, owed.entry)
-                client.execute_command("ZADD", index, time.time(), owed.tag)
+                client.execute_command("EVAL", STORE, 2, *_unacked(channel), owed.tag, owed.entry, time.time())
                 # From here on a tag that is gone was handed back.
                 self._owed[number] = replace(owed, entry=None, is_sure=False)
 
@@ -1266,13 +1264,11 @@ class RedisWayBack:
             del self._owed[0]
 
     def _give_back_late(self, channel: Any, client: Any, late: Late) -> None:
-        unacked, index = _unacked(channel)
         info = late.raw["properties"]["delivery_info"]
         if not late.is_stored:
             # As kombu does on arrival, and for the same reason; and so that a second try can tell a first one.
             entry = dumps([late.raw, info["exchange"], info["routing_key"]])
-            client.execute_command("HSET", unacked, late.tag, entry)
-            client.execute_command("ZADD", index, time.time(), late.tag)
+            client.execute_command("EVAL", STORE, 2, *_unacked(channel), late.tag, entry, time.time())
             late.is_stored = True
         priority = channel._get_message_priority(late.raw, reverse=False)
         key = _prefix(channel) + channel._q_for_pri(late.queue, priority)
@@ -1289,7 +1285,7 @@ class RedisWayBack:
 
 
 def _prefix(channel: Any) -> str:
-    """The prefixing client of kombu does not know the commands used here; the prefix is put on by hand."""
+    """The prefixing client of kombu puts it on for some commands: it gets none of those, and this on every key."""
     return getattr(channel, "global_keyprefix", None) or ""
 
 
@@ -1708,8 +1704,6 @@ def note_starts_in_children(app: Any, hostname: str, cell: Cell) -> Callable[...
         if os.getpid() == parent:
             return
         slot = getattr(billiard.current_process(), "index", -1)
-        # The child before this one may have been killed in the middle of a task that comes here again.
-        cell.note_end(slot)
         child = _Child(cell, slot)
         for name, task in app.tasks.items():
             note_begin_of(type(task), child.note_begin)
@@ -1722,23 +1716,25 @@ class _Child:
     """A pool child that writes what it begins and ends. It runs one task at a time."""
 
     def __init__(self, cell: Cell, slot: int) -> None:
-        self._cell = cell
-        self._slot = slot
+        self._begin, self._end = cell.noting(slot)
+        # The child before this one may have been killed in the middle of a task that comes here again.
+        self._end()
         self._traced = ""
 
     def note_begin(self, task_id: str) -> None:
         """A task that is applied inside another one has another id, and runs under that one's start."""
         if task_id == self._traced:
-            self._cell.note_begin(self._slot, task_id)
+            self._begin(task_id)
 
     def noting_end(self, trace: Callable[..., Any]) -> Callable[..., Any]:
         """What the pool calls for each task, with the end noted."""
+        note_end = self._end
 
-        def traced(uuid: str, *args: Any, **kwargs: Any) -> Any:
+        def traced(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
             self._traced = uuid
             try:
-                return trace(uuid, *args, **kwargs)
+                return trace(uuid, args, kwargs, request)
             finally:
-                self._cell.note_end(self._slot)
+                note_end()
 
         return traced

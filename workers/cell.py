@@ -25,6 +25,7 @@ from __future__ import annotations
 import mmap
 import sys
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sluicegate.schemas.modes import Mode
@@ -50,6 +51,7 @@ _RUNS = 1 << 32
 _MARK = _RUNS - 1
 _WAITS = 1 << 33
 _BEGUN_SHIFT, _BEGUN_MASK = 34, (1 << 30) - 1
+_AT_REST = (1 << 64) - 1 & ~(_RUNS | _WAITS)
 
 
 def pack(mode: Mode, edition: Edition, *, is_local: bool = False, has_scoped: bool = False) -> int:
@@ -140,16 +142,24 @@ class Cell:
         """Has it been told to stop?"""
         return bool(self.words[1 + SLOTS])
 
-    def note_begin(self, slot: int, task_id: str) -> None:
-        """Called in pool child number `slot` right before `task_id`'s own code. Slots beyond SLOTS are not seen."""
-        if self.can_see(slot):
-            begun = (self.words[1 + slot] >> _BEGUN_SHIFT) + 1
-            self.words[1 + slot] = mark_of(task_id) | _RUNS | ((begun & _BEGUN_MASK) << _BEGUN_SHIFT)
+    def noting(self, slot: int) -> tuple[Callable[[str], None], Callable[[], None]]:
+        """For pool child number `slot`: what to call right before a task's own code, with its id, and when it is over.
 
-    def note_end(self, slot: int) -> None:
-        """Called in pool child number `slot` when its task is over, and when the child is born."""
-        if self.can_see(slot):
-            self.words[1 + slot] &= ~(_RUNS | _WAITS)
+        Nobody else may write this slot meanwhile. Both are called for every task and call nothing that they need not.
+        Slots beyond SLOTS are not seen.
+        """
+        if not self.can_see(slot):
+            return lambda task_id: None, lambda: None
+        words, at, crc32 = self.words, 1 + slot, zlib.crc32
+
+        def begin(task_id: str) -> None:
+            begun = ((words[at] >> _BEGUN_SHIFT) + 1) & _BEGUN_MASK
+            words[at] = crc32(task_id.encode()) | _RUNS | begun << _BEGUN_SHIFT
+
+        def end() -> None:
+            words[at] &= _AT_REST
+
+        return begin, end
 
     def note_waiting(self, slot: int, is_waiting: bool) -> None:
         """Called in pool child number `slot` when its task stops at a checkpoint, and when it goes on."""

@@ -57,6 +57,20 @@ return 1
 """
 
 
+# Puts a message where what was delivered and is not acknowledged stands. In one step: one that the hash has and the
+# index by time has not would be given out again by nobody.
+#   KEYS[1] unacked, KEYS[2] unacked index; ARGV: tag, entry, time
+STORE = """
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
+"""
+
+# Makes messages look as if they had just been delivered, but for those that are there no more.
+#   KEYS[1] unacked index; ARGV: time, and tags
+KEEP = """
+for i = 2, #ARGV do redis.call('ZADD', KEYS[1], 'XX', ARGV[1], ARGV[i]) end
+"""
+
 # A single task that is held, of a queue that is not, is set aside in a list beside the one it came from. The newest
 # stand at the left there, as in the queue. What may run again goes back to the head in one step, in its order, and
 # whoever has newer orders does it: a list that is left behind by a worker that died is everybody's.

@@ -28,9 +28,9 @@ stands() {
   exit "$code"
 }
 
-# Those that beat; one that is unknown or gone is not waited for afterwards.
+# Those of the scope that beat; one that is unknown or gone is not waited for afterwards.
 count_alive() {
-  sluicegate workers --json | grep -oE '"state": ?"(running|pausing|paused)"' | wc -l
+  sluicegate pause --scope "$scope" --dry-run --json | grep -oE '"state": ?"(running|pausing|paused)"' | wc -l
 }
 
 before=$(count_alive)

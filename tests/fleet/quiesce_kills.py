@@ -26,6 +26,7 @@ import redis
 
 from sluicegate.control.stack import Stack
 from tests.fleet import app as fleet_app
+from tests.fleet import broker
 from tests.fleet.harness import Fleet
 from tests.fleet.long_runs import CHILD, KINDS, MODULE, PARENT, Findings, Kill, Story, judge
 from tests.fleet.records import microseconds
@@ -180,9 +181,19 @@ class Killing:
             until("all is done", self._is_settled, within_s=SETTLED_WITHIN_S, every_s=0.1)
         except NotInTime as error:
             missing = sorted(set(self.kinds) - self.fleet.ended())
+            taken = {
+                tag.decode(): self._taken_s_ago(tag)
+                for tag in self.fleet.redis.execute_command("HKEYS", broker.UNACKED)
+            }
             raise NotInTime(
-                f"{error}; not ended: {missing}, running: {self.fleet.running()}, broker: {self.fleet.contents()}"
+                f"{error}; not ended: {missing}, running: {self.fleet.running()}, broker: {self.fleet.contents()}, "
+                f"unacked since: {taken} s, workers: {self.fleet.words()}"
             ) from None
+
+    def _taken_s_ago(self, tag: bytes) -> float | None:
+        """None where kombu's index by time does not have it: then nobody gives it out again."""
+        at = self.fleet.redis.execute_command("ZSCORE", f"{broker.UNACKED}_index", tag)
+        return None if at is None else round(time.time() - float(at), 1)
 
     def _is_settled(self) -> bool:
         fleet = self.fleet

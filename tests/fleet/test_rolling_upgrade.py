@@ -32,9 +32,15 @@ def run(stack: Stack, fleet: Fleet, *arguments: str, **more: str) -> subprocess.
 
 @pytest.mark.timeout(320)
 def test_s5_s6_workers_are_restarted_behind_a_pause_and_nothing_is_lost(stack: Stack, tmp_path: Path) -> None:
-    """Tasks run all the time; each of two workers has another incarnation afterwards, and every item is done once."""
+    """Tasks run all the time; each of two workers has another incarnation afterwards, and every item is done once.
+
+    A worker of another queue that dies meanwhile is not waited for.
+    """
     go, back = tmp_path / "go", tmp_path / "back"
-    with Fleet(stack, acks_late=True, prefetch=1) as fleet:
+    with Fleet(stack, acks_late=True, prefetch=1) as fleet, Fleet(stack) as other:
+        other.watch()
+        other.start()
+        other.wait_open()
         fleet.watch()
         for name in ("w1", "w2"):
             fleet.start(name, wait=False)
@@ -47,6 +53,7 @@ def test_s5_s6_workers_are_restarted_behind_a_pause_and_nothing_is_lost(stack: S
         upgrade = run(stack, fleet, "deploying 4.2", "sh", "-c", restart)
         until("it is paused", lambda: go.exists() or upgrade.poll() is not None, within_s=60)
         before = len(fleet.items())
+        other.workers["w1"].kill()
         for name in ("w1", "w2"):
             fleet.workers[name].stop()
             fleet.restart(name, wait=False)

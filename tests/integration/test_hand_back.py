@@ -66,12 +66,19 @@ class Timer:
 class Bench:
     """One worker's hands on a queue of its own."""
 
-    def __init__(self, valkey: EmbeddedValkey, queues: list[Queue] | None = None, **options: Any) -> None:
+    def __init__(
+        self, valkey: EmbeddedValkey, queues: list[Queue] | None = None, *, prefix: str = "", **options: Any
+    ) -> None:
         self.name = f"hands-{uuid4().hex[:8]}"
+        self.prefix = prefix
+        self.list = prefix + self.name
+        self.stored = f"{prefix}unacked-{self.name}"
+        self.index = f"{prefix}index-{self.name}"
         self.queues = queues or [Queue(self.name, Exchange(self.name), routing_key=self.name)]
         self.redis = Redis.from_url(valkey.url)
-        self.unacked = f"unacked-{self.name}"
-        own = {"unacked_key": self.unacked, "unacked_index_key": f"index-{self.name}"}
+        own = {"unacked_key": f"unacked-{self.name}", "unacked_index_key": f"index-{self.name}"}
+        if prefix:
+            own["global_keyprefix"] = prefix
         self.options = {**own, "priority_steps": [0, 3, 6, 9], **options}
         self.url = valkey.url
         self.started: list[int] = []
@@ -161,7 +168,7 @@ class Bench:
 
     def waiting(self, queue: str | None = None, priority: int = 0) -> list[int]:
         """What lies in the list, next to be taken first."""
-        key = (queue or self.name) + (f"\x06\x16{priority}" if priority else "")
+        key = self.prefix + (queue or self.name) + (f"\x06\x16{priority}" if priority else "")
         return [_number(json.loads(raw)) for raw in reversed(self.redis.lrange(key, 0, -1))]
 
     @property
@@ -203,9 +210,10 @@ def _number(raw: dict[str, Any]) -> int:
     return int(json.loads(b64decode(raw["body"])))
 
 
-@pytest.fixture
-def bench(valkey: EmbeddedValkey) -> Iterator[Bench]:
-    made = Bench(valkey)
+@pytest.fixture(params=["", "app:"], ids=["", "prefixed"])
+def bench(valkey: EmbeddedValkey, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    """Prefixed: `global_keyprefix`, which kombu's client puts before the keys of some commands and not of others."""
+    made = Bench(valkey, prefix=request.param)
     yield made
     made.close()
 
@@ -219,7 +227,7 @@ def test_what_waits_for_a_slot_goes_back_to_the_head_in_its_order(bench):
     bench.hands.tend()
     assert bench.started == [1]
     assert bench.waiting() == [2, 3, 4, 5, 6, 7]
-    assert bench.redis.hlen(bench.unacked) == 1, "the one that started is still to be acknowledged by Celery"
+    assert bench.redis.hlen(bench.stored) == 1, "the one that started is still to be acknowledged by Celery"
     assert bench.has_acknowledged
     assert [parcel.events for parcel in bench.arrived[1:]] == [["task-rejected"]] * 4
 
@@ -238,11 +246,11 @@ def test_nothing_starts_between_the_flip_and_the_hand_back_even_if_a_slot_is_rel
 
 def test_the_message_comes_back_byte_for_byte_as_it_was_sent(bench):
     bench.send(1, 2)
-    before = bench.redis.lrange(bench.name, 0, -1)
+    before = bench.redis.lrange(bench.list, 0, -1)
     bench.open_and_receive(2)
     bench.pause()
     bench.hands.tend()
-    assert bench.redis.lrange(bench.name, 0, -1) == [raw for raw in before if _number(json.loads(raw)) == 2]
+    assert bench.redis.lrange(bench.list, 0, -1) == [raw for raw in before if _number(json.loads(raw)) == 2]
 
 
 def test_each_priority_has_its_own_list_and_gets_its_own_back(bench):
@@ -281,7 +289,7 @@ def test_a_message_that_someone_else_restored_is_not_pushed_again(valkey):
         bench.send(1, 2, 3)
         bench.open_and_receive(3)
         tag = bench.arrived[1].message.delivery_tag
-        bench.redis.hdel(bench.unacked, tag)
+        bench.redis.hdel(bench.stored, tag)
         bench.pause()
         bench.hands.tend()
         assert bench.waiting() == [3]
@@ -293,10 +301,36 @@ def test_what_the_broker_lost_while_we_held_it_comes_back_from_our_copy(bench):
     """S5: vanilla Celery would have run it from memory, so losing it would be a loss beyond vanilla's."""
     bench.send(1, 2, 3)
     bench.open_and_receive(3)
-    bench.redis.delete(bench.unacked, f"index-{bench.name}", bench.name)
+    bench.redis.delete(bench.stored, bench.index, bench.list)
     bench.pause()
     bench.hands.tend()
     assert bench.waiting() == [2, 3]
+
+
+def test_a_task_that_was_acknowledged_early_and_yields_goes_back_to_the_head(bench):
+    bench.send(1, 2)
+    bench.open_and_receive(1)
+    (parcel,) = bench.arrived
+    parcel.message.ack()
+    parcel.acknowledged = True
+    assert (bench.redis.hlen(bench.stored), bench.waiting()) == (0, [2])
+    bench.pause()
+    assert bench.hands.way_back.owe_yielded(parcel)
+    bench.hands.tend()
+    assert bench.waiting() == [1, 2]
+    assert bench.redis.hlen(bench.stored) == bench.redis.zcard(bench.index) == 0
+
+
+def test_what_waits_at_a_checkpoint_looks_as_if_it_had_just_come(bench):
+    """And what was restored meanwhile is left alone."""
+    bench.send(1, 2)
+    bench.open_and_receive(2)
+    kept, restored = (parcel.message.delivery_tag for parcel in bench.arrived)
+    bench.redis.zadd(bench.index, {kept: 1.0})
+    bench.redis.zrem(bench.index, restored)
+    bench.hands.way_back.keep(bench.arrived)
+    assert bench.redis.zscore(bench.index, kept) > 1.0
+    assert bench.redis.zcard(bench.index) == 1
 
 
 def test_a_message_that_arrives_after_the_hand_back_goes_behind_the_older_ones(bench):
@@ -307,8 +341,8 @@ def test_a_message_that_arrives_after_the_hand_back_goes_behind_the_older_ones(b
     assert bench.waiting() == [2, 3]
     # The reply of a BRPOP that was sent before the cancel: popped from the queue, and read only now.
     bench.send(4, 5)
-    popped = next(raw for raw in bench.redis.lrange(bench.name, 0, -1) if _number(json.loads(raw)) == 4)
-    bench.redis.lrem(bench.name, 1, popped)
+    popped = next(raw for raw in bench.redis.lrange(bench.list, 0, -1) if _number(json.loads(raw)) == 4)
+    bench.redis.lrem(bench.list, 1, popped)
     bench.connection.transport._deliver(json.loads(popped), bench.name)
     bench.hands.tend()
     assert bench.waiting() == [2, 3, 4, 5]
@@ -321,7 +355,7 @@ def test_our_own_brpop_that_catches_what_we_handed_back_gives_it_back_in_front(b
     bench.open_and_receive(3)
     bench.pause()
     bench.hands.tend()
-    caught = bench.redis.rpop(bench.name)
+    caught = bench.redis.rpop(bench.list)
     assert _number(json.loads(caught)) == 2
     bench.connection.transport._deliver(json.loads(caught), bench.name)
     bench.hands.tend()
@@ -334,9 +368,9 @@ def test_a_late_message_goes_to_the_head_where_ours_were_taken_by_others(bench):
     bench.pause()
     bench.hands.tend()
     bench.send(4, 5)
-    late = next(raw for raw in bench.redis.lrange(bench.name, 0, -1) if _number(json.loads(raw)) == 4)
-    bench.redis.lrem(bench.name, 1, late)
-    taken = bench.redis.rpop(bench.name, 1)
+    late = next(raw for raw in bench.redis.lrange(bench.list, 0, -1) if _number(json.loads(raw)) == 4)
+    bench.redis.lrem(bench.list, 1, late)
+    taken = bench.redis.rpop(bench.list, 1)
     assert [_number(json.loads(raw)) for raw in taken] == [2]
     bench.connection.transport._deliver(json.loads(late), bench.name)
     bench.hands.tend()
@@ -350,11 +384,11 @@ def test_a_late_message_finds_its_place_behind_ours_when_another_worker_put_its_
     bench.pause()
     bench.hands.tend()
     bench.send(4, 5)
-    late = next(raw for raw in bench.redis.lrange(bench.name, 0, -1) if _number(json.loads(raw)) == 4)
-    bench.redis.lrem(bench.name, 1, late)
+    late = next(raw for raw in bench.redis.lrange(bench.list, 0, -1) if _number(json.loads(raw)) == 4)
+    bench.redis.lrem(bench.list, 1, late)
     for number in (91, 90):
         bench.send(number)
-        bench.redis.lmove(bench.name, bench.name, "LEFT", "RIGHT")
+        bench.redis.lmove(bench.list, bench.list, "LEFT", "RIGHT")
     assert bench.waiting() == [90, 91, 2, 3, 5]
     bench.connection.transport._deliver(json.loads(late), bench.name)
     bench.hands.tend()
@@ -406,7 +440,7 @@ def test_what_is_owed_over_a_broken_connection_is_handed_back_on_the_next_one(be
     channel.conn_or_acquire = gone
     bench.hands.tend()
     assert not bench.has_acknowledged
-    assert bench.redis.hlen(bench.unacked) == 3
+    assert bench.redis.hlen(bench.stored) == 3
     bench.hands.detach()
     channel.do_restore = False
     bench.connection.release()
@@ -414,7 +448,7 @@ def test_what_is_owed_over_a_broken_connection_is_handed_back_on_the_next_one(be
     bench.hands.tend()
     assert bench.has_acknowledged
     assert bench.waiting() == [2, 3]
-    assert bench.redis.hlen(bench.unacked) == 1
+    assert bench.redis.hlen(bench.stored) == 1
 
 
 def test_a_hand_back_whose_reply_was_lost_is_not_done_twice(bench):
@@ -436,13 +470,13 @@ def test_a_late_hand_back_whose_reply_was_lost_is_not_done_twice(bench):
     bench.pause()
     bench.hands.tend()
     bench.send(4)
-    late = bench.redis.lpop(bench.name)
+    late = bench.redis.lpop(bench.list)
     bench.connection.transport._deliver(json.loads(late), bench.name)
     with bench.losing_answers():
         bench.hands.tend()
     bench.hands._on_next_look()
     assert bench.waiting() == [2, 3, 4]
-    assert bench.redis.hlen(bench.unacked) == 1
+    assert bench.redis.hlen(bench.stored) == 1
 
 
 def test_an_event_that_cannot_be_sent_leaves_no_message_behind(bench):
@@ -534,11 +568,11 @@ def test_a_job_that_celery_forgot_with_its_connection_is_waited_for(bench):
     bench.hands.tend()
     assert not bench.has_acknowledged
     assert [task.id for task in bench.hands.running()] == ["t1"], "not drained as long as it may still run"
-    bench.hands.cell.note_begin(5, "t1")
+    bench.hands.cell.noting(5)[0]("t1")
     bench.hands._on_next_look()
     assert bench.has_acknowledged
     assert [task.id for task in bench.hands.running()] == ["t1"]
-    bench.hands.cell.note_end(5)
+    bench.hands.cell.noting(5)[1]()
     assert bench.hands.running() == ()
 
 
@@ -611,7 +645,7 @@ def test_the_acknowledgement_waits_for_a_job_that_a_child_has_not_started(bench)
     job._accepted, job._worker_pid = True, 77
     bench.hands._on_next_look()
     assert not bench.has_acknowledged
-    bench.hands.cell.note_begin(5, "t1")
+    bench.hands.cell.noting(5)[0]("t1")
     bench.hands._on_next_look()
     assert not bench.has_acknowledged, "one look is not enough"
     bench.hands._on_next_look()

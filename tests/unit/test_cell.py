@@ -40,7 +40,7 @@ def test_a_forked_child_reads_the_word_that_the_parent_stores_later():
     pid = os.fork()
     if pid == 0:
         os.read(to_child, 1)
-        cell.note_begin(3, "task-a")
+        cell.noting(3)[0]("task-a")
         os.write(from_child, b"\1" if cell.is_open else b"\0")
         os._exit(0)
     cell.store(pack(Mode.RUN, Edition(1, 2)))
@@ -58,11 +58,12 @@ def test_a_forked_child_reads_the_word_that_the_parent_stores_later():
 def test_a_slot_says_which_task_runs_and_how_many_were_begun():
     """A retry has the id of the run before: only while it runs does a slot say that it does."""
     cell = Cell()
+    begin, end = cell.noting(0)
     for number in (1, 2, 3):
         assert not cell.slot(0).runs_task("t")
-        cell.note_begin(0, "t")
+        begin("t")
         assert cell.slot(0).runs_task("t")
-        cell.note_end(0)
+        end()
         assert (cell.slot(0).begun, cell.slot(0).runs) == (number, False)
     assert (cell.slot(1).begun, cell.word) == (0, Cell().word)
 
@@ -71,8 +72,9 @@ def test_a_child_beyond_the_slots_writes_nothing():
     cell = Cell()
     for slot in (-1, SLOTS):
         assert not cell.can_see(slot)
-        cell.note_begin(slot, "t")
-        cell.note_end(slot)
+        begin, end = cell.noting(slot)
+        begin("t")
+        end()
     assert cell.word == Cell().word
     assert cell.slot(SLOTS - 1).begun == 0
 
