@@ -103,7 +103,7 @@ def _get(get: Estimate) -> str:
 def _speed(speed: Throughput) -> list[Row]:
     return [
         (
-            f"no-op tasks a second, prefork, {SLOTS} slots ({len(speed.ratios)} rounds)",
+            f"no-op tasks a second, prefork, {SLOTS} slots ({len(speed.ratios)} pairs of workers)",
             f"{rate(speed.plugin):,.0f}",
             f"plain Celery {rate(speed.vanilla):,.0f}",
             _span(speed.ratio, digits=3),

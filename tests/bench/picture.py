@@ -18,8 +18,8 @@ def draw(figures: Figures, path: Path) -> None:
     # Ids come from a salt and not from chance, text stays text, and no date is written.
     with mpl.rc_context({"svg.hashsalt": "sluicegate", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(11, 3.6), layout="constrained")
-        rounds, starts, costs = figure.subplots(1, 3)
-        _rounds(rounds, figures)
+        pairs, starts, costs = figure.subplots(1, 3)
+        _pairs(pairs, figures)
         _last_starts(starts, figures)
         _costs(costs, figures)
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
@@ -27,12 +27,12 @@ def draw(figures: Figures, path: Path) -> None:
     path.write_text("".join(f"{line.rstrip()}\n" for line in path.read_text().splitlines()))
 
 
-def _rounds(axes: Any, figures: Figures) -> None:
+def _pairs(axes: Any, figures: Figures) -> None:
     ratios, found = figures.speed.ratios, figures.speed.ratio
     axes.plot(range(1, len(ratios) + 1), ratios, ".", color=OURS, alpha=0.5)
     axes.axhspan(found.low, found.high, color=OURS, alpha=0.25, label=f"median {found.value:.3f}, 95 % interval")
     axes.axhline(RATIO, color=REFERENCE, linestyle=":", label=f"to reach: {RATIO}")
-    axes.set(title="Throughput, plugin : plain Celery", xlabel="round", ylabel="ratio")
+    axes.set(title="Throughput, plugin : plain Celery", xlabel="pair of workers", ylabel="ratio")
     axes.legend(loc="lower right")
 
 
