@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -21,6 +22,8 @@ from tests.bench.timing import each_ns, rounds_ns
 from tests.fleet.harness import Fleet
 
 ROUNDS = 200
+_lock = threading.RLock()
+_acquire, _release = _lock.acquire, _lock.release
 GETS = 2_000
 TASKS = 4
 """Of a worker with two children, one after the other: each times its share of the rounds."""
@@ -30,13 +33,13 @@ TASKS = 4
 class GateCheck:
     """Medians in nanoseconds, with their intervals.
 
-    `check`: the gate's check and critical section around a start of nothing, in the worker's parent process. `read`: of
-    that, the read of the shared word. `redis_get`: the reference, in the same process. `checkpoint` and `child_get`:
-    in tasks that prefork children of a running worker run.
+    `check`: the gate's check and critical section around a start of nothing, in the worker's parent process. `lock`: of
+    that, the lock alone. `redis_get`: the reference, in the same process. `checkpoint` and `child_get`: in tasks that
+    prefork children of a running worker run.
     """
 
     check: Estimate
-    read: Estimate
+    lock: Estimate
     redis_get: Estimate
     checkpoint: Estimate
     child_get: Estimate
@@ -58,7 +61,7 @@ def measure(stack: Stack) -> GateCheck:
     assert gate.pass_through(_start, None)
     return GateCheck(
         check=median(rounds_ns(lambda: gate.pass_through(_start, None), ROUNDS)),
-        read=median(rounds_ns(lambda: cell.is_open, ROUNDS)),
+        lock=median(rounds_ns(_take_and_release, ROUNDS)),
         redis_get=median(gets),
         checkpoint=checkpoint,
         child_get=child_get,
@@ -81,6 +84,11 @@ def _in_children(stack: Stack) -> tuple[Estimate, Estimate]:
 
 def _start(request: None) -> None:
     pass
+
+
+def _take_and_release() -> None:
+    _acquire()
+    _release()
 
 
 def _nothing() -> None:

@@ -52,7 +52,7 @@ def _last_starts(axes: Any, figures: Figures) -> None:
 def _costs(axes: Any, figures: Figures) -> None:
     check = figures.check
     bars = {
-        "read of the word": check.read.value,
+        "its lock": check.lock.value,
         "checkpoint()": check.checkpoint.value,
         "gate check": check.check.value,
         "Redis GET": check.redis_get.value,

@@ -70,7 +70,7 @@ def made_up(**changes: object) -> Figures:
     ratios = tuple(chance.gauss(1, 0.03) for _ in range(60))
     figure = Estimate(100.0, 99.0, 101.0)
     found = Figures(
-        check=GateCheck(check=figure, read=figure, redis_get=GET, checkpoint=figure, child_get=GET),
+        check=GateCheck(check=figure, lock=figure, redis_get=GET, checkpoint=figure, child_get=GET),
         speed=Throughput(plugin=blocks, vanilla=blocks, ratios=ratios, net_ratios=ratios, cpu_ratios=ratios),
         costs=(PLAIN, PLAIN),
         pauses={
@@ -82,7 +82,7 @@ def made_up(**changes: object) -> Figures:
 
 
 TOO_SLOW = Estimate(302.0, 301.0, 303.0)
-SLOW = GateCheck(check=TOO_SLOW, read=TOO_SLOW, redis_get=GET, checkpoint=TOO_SLOW, child_get=GET)
+SLOW = GateCheck(check=TOO_SLOW, lock=TOO_SLOW, redis_get=GET, checkpoint=TOO_SLOW, child_get=GET)
 
 
 def test_figures_that_reach_all_targets_miss_none() -> None:

@@ -381,13 +381,14 @@ def takes_what_differs(patch: pytest.MonkeyPatch, machine: type[Worker]) -> None
 
 
 def open_at_boot(patch: pytest.MonkeyPatch, machine: type[Worker]) -> None:
-    make = Cell.__init__
+    make = Gate.__init__
 
-    def made_open(cell: Cell) -> None:
-        make(cell)
-        cell.store(pack(Mode.RUN, NOTHING))
+    def made_open(gate: Gate[Any], *args: Any, **more: Any) -> None:
+        make(gate, *args, **more)
+        gate.cell.store(pack(Mode.RUN, NOTHING))
+        gate._is_looked_closer = False
 
-    patch.setattr(Cell, "__init__", made_open)
+    patch.setattr(Gate, "__init__", made_open)
 
 
 def boots_on_what_lies_there(patch: pytest.MonkeyPatch, machine: type[Worker]) -> None:
@@ -444,6 +445,7 @@ def opens_when_touch_is_lost(patch: pytest.MonkeyPatch, machine: type[Worker]) -
         look(self)
         if self.life.saw_nothing and self.life.in_force:
             self.gate.cell.store(pack(Mode.RUN, self.gate.cell.edition))
+            self.gate._is_looked_closer = False
 
     patch.setattr(machine, "look", trusting)
 
@@ -454,7 +456,7 @@ def never_stale(patch: pytest.MonkeyPatch, machine: type[Worker]) -> None:
 
 
 def holds_of_some_tasks_are_not_looked_up(patch: pytest.MonkeyPatch, machine: type[Worker]) -> None:
-    patch.setattr(Gate, "holds_back", lambda gate, _: not gate.cell.is_open)
+    patch.setattr(Gate, "holds_back", lambda gate, _: not gate.standing.is_open)
 
 
 def deaf_after_the_first_state(patch: pytest.MonkeyPatch, machine: type[Worker]) -> None:
