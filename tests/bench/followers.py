@@ -1,10 +1,12 @@
 """Many followers in one process, for `tests.bench.scale`: real ones, or bare subscribers for the reference.
 
-    python -m tests.bench.followers COUNT REDIS_URL NAMESPACE PUBLIC_KEYS POLL_S REPUBLISH_S KIND
+    python -m tests.bench.followers COUNT REDIS_URL NAMESPACE PUBLIC_KEYS POLL_S REPUBLISH_S SHARING KIND
 
 KIND is `real` (the follower's own code, but for its thread), `unchecked` (the same without the signature check) or
-`bare` (a socket that has subscribed). A line `VERSION` on stdin is answered, once all have it, by one line of JSON: for
-each follower the time in microseconds at which it had this version, or for `bare` at which the hint came.
+`bare` (a socket that has subscribed). SHARING followers read over one connection: a worker has one of its own, and only
+where a machine allows no more open files is it more than 1. A line `VERSION` on stdin is answered, once all have it, by
+one line of JSON: for each follower the time in microseconds at which it had this version, or for `bare` at which the
+hint came.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -60,6 +63,36 @@ class Board:
             return [at[version] for at in self._at_us]
 
 
+class Line:
+    """A connection over which followers read the state; answers come in the order of the questions."""
+
+    def __init__(self, place: tuple[str, int], namespace: str) -> None:
+        self.sock = socket.create_connection(place)
+        self._get = f"GET {snapshot_key(namespace)}\r\n".encode()
+        self._askers: deque[Follower] = deque()
+        self._answer = b""
+
+    def read(self, follower: Follower) -> None:
+        self._askers.append(follower)
+        self.sock.sendall(self._get)
+
+    def on_answer(self) -> None:
+        self._answer += self.sock.recv(65536)
+        while self._answer:
+            head, sep, rest = self._answer.partition(b"\r\n")
+            if not sep:
+                return
+            length = int(head[1:])
+            if length < 0:
+                self._askers.popleft()
+                self._answer = rest
+                continue
+            if len(rest) < length + 2:
+                return
+            envelope, self._answer = rest[:length], rest[length + 2 :]
+            self._askers.popleft().observe(envelope, time.monotonic())
+
+
 class Wire:
     """One follower on real sockets: a subscription, and a connection for reading the state.
 
@@ -68,7 +101,7 @@ class Wire:
     """
 
     def __init__(
-        self, board: Board, number: int, place: tuple[str, int], namespace: str, keys: Any, pace: Pace
+        self, board: Board, number: int, place: tuple[str, int], line: Line, namespace: str, keys: Any, pace: Pace
     ) -> None:
         gate: Gate[None] = Gate(Cell(), Claim(), wake=lambda: None, on_applied=lambda: None)
 
@@ -87,9 +120,7 @@ class Wire:
         )
         self.hints = socket.create_connection(place)
         self.hints.sendall(f"SUBSCRIBE {hint_channel(namespace)}\r\n".encode())
-        self.reads = socket.create_connection(place)
-        self._get = f"GET {snapshot_key(namespace)}\r\n".encode()
-        self._answer = b""
+        self._line = line
         self.next_poll = time.monotonic() + pace.poll_s * random.random()
         self._poll_s = pace.poll_s
 
@@ -102,33 +133,20 @@ class Wire:
 
     def read(self) -> None:
         self.next_poll = time.monotonic() + self._poll_s * random.uniform(0.8, 1.2)
-        self.reads.sendall(self._get)
-
-    def on_answer(self) -> None:
-        self._answer += self.reads.recv(65536)
-        while self._answer:
-            head, sep, rest = self._answer.partition(b"\r\n")
-            if not sep:
-                return
-            length = int(head[1:])
-            if length < 0:
-                self._answer = rest
-                continue
-            if len(rest) < length + 2:
-                return
-            envelope, self._answer = rest[:length], rest[length + 2 :]
-            self.follower.observe(envelope, time.monotonic())
+        self._line.read(self.follower)
 
 
-def follow(board: Board, count: int, url: str, namespace: str, keys: Any, pace: Pace) -> None:
-    """`count` followers and one loop that serves their sockets."""
+def follow(board: Board, count: int, url: str, namespace: str, keys: Any, pace: Pace, sharing: int) -> None:
+    """`count` followers, `sharing` to a connection, and one loop that serves their sockets."""
     parts = urlsplit(url)
     place = (parts.hostname or "127.0.0.1", parts.port or 6379)
-    wires = [Wire(board, number, place, namespace, keys, pace) for number in range(count)]
+    lines = [Line(place, namespace) for _ in range(-(-count // sharing))]
+    wires = [Wire(board, number, place, lines[number // sharing], namespace, keys, pace) for number in range(count)]
     selector = selectors.DefaultSelector()
+    for line in lines:
+        selector.register(line.sock, selectors.EVENT_READ, line.on_answer)
     for wire in wires:
         selector.register(wire.hints, selectors.EVENT_READ, wire.on_hint)
-        selector.register(wire.reads, selectors.EVENT_READ, wire.on_answer)
         wire.read()
 
     def serve() -> None:
@@ -171,7 +189,7 @@ def listen(board: Board, count: int, url: str, namespace: str) -> None:
 
 
 def main() -> None:
-    count, url, namespace, public, poll_s, republish_s, kind = sys.argv[1:]
+    count, url, namespace, public, poll_s, republish_s, sharing, kind = sys.argv[1:]
     board = Board(int(count))
     if kind == "bare":
         listen(board, int(count), url, namespace)
@@ -184,7 +202,7 @@ def main() -> None:
             is_stale_closed=False,
             needs_fresh_boot=False,
         )
-        follow(board, int(count), url, namespace, keys, pace)
+        follow(board, int(count), url, namespace, keys, pace, int(sharing))
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(board.wait_for(int(line))), flush=True)

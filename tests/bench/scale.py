@@ -2,7 +2,8 @@
 
     python -m tests.bench.scale [--sizes 10,100,1000,10000] [--pauses 20] [--json] [--write]
 
-Each follower has a subscription and a connection of its own, and what it does with a hint and with a state is the
+Each follower has a subscription and a connection of its own (where the machine allows too few open files for that,
+several read over one connection, and the table says so), and what it does with a hint and with a state is the
 workers' own code (signature, fence, gate); one loop a process serves their sockets, in the place of a thread each.
 Valkey, Postgres and the control plane are real, and all of it shares this machine's processors, which a fleet does not.
 """
@@ -37,6 +38,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SIZES = (10, 100, 1000, 10_000)
 A_PROCESS = 1000
 """Followers in one process, at most; but never fewer than two processes."""
+SPARE_FILES = 500
+MOST_SHARING = 10
 SLOW_FROM = 5000
 """From here on the poll is set to 30 s: on one machine all polls would take more than its processors have."""
 
@@ -54,7 +57,7 @@ class Spread:
 class Crowd:
     """Processes with followers in them."""
 
-    def __init__(self, stack: Stack, size: int, kind: str) -> None:
+    def __init__(self, stack: Stack, size: int, kind: str, sharing: int) -> None:
         count = max(2, -(-size // A_PROCESS))
         shares = [size // count + (number < size % count) for number in range(count)]
         environ = stack.environ
@@ -65,6 +68,7 @@ class Crowd:
             environ[settings.PUBLIC_KEYS.name],
             poll_s,
             poll_s,
+            str(sharing),
             kind,
         ]
         self._processes = [
@@ -104,18 +108,18 @@ class Crowd:
 
 
 @contextmanager
-def crowd(stack: Stack, size: int, kind: str) -> Iterator[Crowd]:
+def crowd(stack: Stack, size: int, kind: str, sharing: int = 1) -> Iterator[Crowd]:
     """Followers for the length of the block."""
-    made = Crowd(stack, size, kind)
+    made = Crowd(stack, size, kind, sharing)
     try:
         yield made
     finally:
         made.close()
 
 
-def followers(stack: Stack, size: int, pauses: int, kind: str) -> Spread:
+def followers(stack: Stack, size: int, pauses: int, kind: str, sharing: int) -> Spread:
     """From the call of each pause and each resume to its being in force on each follower."""
-    with crowd(stack, size, kind) as made, Client(stack.url, stack.environ[settings.TOKEN.name]) as client:
+    with crowd(stack, size, kind, sharing) as made, Client(stack.url, stack.environ[settings.TOKEN.name]) as client:
         made.have(client.read().body.system.version)
         times: list[list[float]] = []
         for number in range(pauses):
@@ -156,32 +160,42 @@ def _spread(times: Sequence[Sequence[float]]) -> Spread:
     )
 
 
-def _allow_files(count: int) -> None:
-    """For this process and all that it starts; raises OSError where the machine does not let us."""
+def _sharing(size: int, files: int) -> int:
+    """How many followers must read over one connection for a server of `files` open files; raises OSError."""
+    left = files - SPARE_FILES - size
+    if left < size // MOST_SHARING:
+        raise OSError(f"{size} followers need more open files than the {files} that are allowed")
+    return max(1, -(-size // left))
+
+
+def _allow_files(wanted: int) -> int:
+    """For this process and all that it starts; how many it came to."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < count + 100:
+    if soft < wanted:
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (count + 100, max(hard, count + 100)))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
         except ValueError:
-            raise OSError(f"{count} connections need as many open files, and only {hard} are allowed") from None
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def measure(sizes: Sequence[int], pauses: int) -> list[dict[str, Any]]:
     """One row a size."""
     rows = []
-    connections = 2 * max(sizes) + 1000
-    _allow_files(connections)
+    files = _allow_files(2 * max(sizes) + 2 * SPARE_FILES)
+    sharing = {size: _sharing(size, files) for size in sizes}
     with (
         tempfile.TemporaryDirectory(prefix="sluicegate-scale-", ignore_cleanup_errors=True) as directory,
         Stack(Path(directory), durable=False, actor="scale") as stack,
     ):
         with redis.Redis.from_url(stack.environ[settings.REDIS_URL.name]) as client:
-            if connections > int(client.config_get("maxclients")["maxclients"]):
-                client.config_set("maxclients", connections)
+            client.config_set(
+                "maxclients", max(int(client.config_get("maxclients")["maxclients"]), files - SPARE_FILES // 2)
+            )
         for size in sizes:
-            row: dict[str, Any] = {"followers": size}
+            row: dict[str, Any] = {"followers": size, "toAConnection": sharing[size]}
             for kind in ("real", "unchecked"):
-                spread = followers(stack, size, pauses, kind)
+                spread = followers(stack, size, pauses, kind, sharing[size])
                 row[kind] = {"p50": spread.p50, "p99": spread.p99, "last": spread.last}
             bare = publishes(stack, size, pauses)
             row["bare"] = {"p50": bare.p50, "p99": bare.p99, "last": bare.last}
@@ -201,7 +215,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             " / ".join(f"{row[kind][column]:.0f}" for column in ("p50", "p99", "last")) + " ms"
             for kind in ("real", "unchecked", "bare")
         ]
-        lines.append(f"| {row['followers']:,} | " + " | ".join(cells) + " |")
+        shared = f" ({row['toAConnection']} read over one connection)" if row["toAConnection"] > 1 else ""
+        lines.append(f"| {row['followers']:,}{shared} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
