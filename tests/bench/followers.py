@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -43,24 +43,27 @@ class Unchecked:
 
 
 class Board:
-    """When each of `count` followers had which version."""
+    """When each of `count` followers had which version. Who asks is woken once, when the last of them has it."""
 
     def __init__(self, count: int) -> None:
-        self._at_us: list[dict[int, int]] = [{} for _ in range(count)]
+        self._count = count
+        self._at_us: dict[int, dict[int, int]] = defaultdict(dict)
         self._changed = threading.Condition()
 
     def note(self, number: int, version: int) -> None:
-        with self._changed:
-            self._at_us[number][version] = time.time_ns() // 1000
-            self._changed.notify()
+        at_us = self._at_us[version]
+        at_us[number] = time.time_ns() // 1000
+        if len(at_us) == self._count:
+            with self._changed:
+                self._changed.notify()
 
     def wait_for(self, version: int) -> list[int]:
+        at_us = self._at_us[version]
         with self._changed:
-            fine = self._changed.wait_for(lambda: all(version in at for at in self._at_us), WITHIN_S)
-            if not fine:
-                missing = sum(version not in at for at in self._at_us)
-                raise SystemExit(f"{missing} of {len(self._at_us)} have not got version {version}")
-            return [at[version] for at in self._at_us]
+            self._changed.wait_for(lambda: len(at_us) == self._count, WITHIN_S)
+        if len(at_us) < self._count:
+            raise SystemExit(f"{self._count - len(at_us)} of {self._count} have not got version {version}")
+        return [at_us[number] for number in range(self._count)]
 
 
 class Line:
