@@ -48,7 +48,6 @@ class Database:
         self._engine: Engine = create_engine(
             parse_url(database_url),
             connect_args=_PG_CONNECTION,
-            pool_pre_ping=True,
             pool_size=10,
             max_overflow=20,
             pool_timeout=5,
@@ -63,8 +62,7 @@ class Database:
 
         Raises Unavailable, NotMigrated, and CommitUnknown where the commit itself failed.
         """
-        with translated(), self._engine.connect() as connection:
-            connection.execute(_BEGIN)
+        with translated(), self._begun() as connection:
             self._check(connection)
             try:
                 yield connection
@@ -73,8 +71,33 @@ class Database:
                 raise
             try:
                 connection.commit()
-            except DBAPIError as error:
+            except BaseException as error:
+                # Nobody knows in which state it is: the next transaction must not begin in the middle of this one.
+                connection.invalidate()
+                if not isinstance(error, DBAPIError):
+                    raise
                 raise CommitUnknown(f"Postgres: {first_line(error.orig)} (during a commit)") from error
+
+    def _begun(self) -> Connection:
+        """A connection on which a transaction has begun.
+
+        One that was lost while it lay in the pool shows itself here, where nothing has been done yet, and all that lie
+        there are replaced: no question has to go out before to find that out.
+        """
+        for is_last in (False, True):
+            connection = self._engine.connect()
+            try:
+                connection.execute(_BEGIN)
+            except DBAPIError as error:
+                connection.close()
+                if is_last or not error.connection_invalidated:
+                    raise
+            except BaseException:
+                connection.close()
+                raise
+            else:
+                break
+        return connection
 
     def check(self) -> None:
         """Is the database there and migrated? Raises Unavailable or NotMigrated."""

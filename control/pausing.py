@@ -22,7 +22,7 @@ from sluicegate.control.draining import Draining
 from sluicegate.control.fleet import Fleet, Progress
 from sluicegate.control.namespaces import Truth
 from sluicegate.control.orders import PAUSE, Order, moment_of, order_of
-from sluicegate.control.publisher import Publisher
+from sluicegate.control.publisher import Publisher, is_restored
 from sluicegate.schemas.api import PauseRequest
 from sluicegate.schemas.errors import InvalidInput, NotFound, Refused, Unavailable
 from sluicegate.schemas.holds import Change, Hold, HoldKey, escalate, expire, place, release, reopen
@@ -31,7 +31,7 @@ from sluicegate.schemas.preview import preview
 from sluicegate.schemas.progress import UNAVAILABLE, Metrics, present_in
 from sluicegate.schemas.ramps import Ramp, Rate
 from sluicegate.schemas.scopes import GLOBAL, Scope
-from sluicegate.schemas.snapshots import Edition
+from sluicegate.schemas.snapshots import Edition, Snapshot
 from sluicegate.schemas.times import to_wire_or_none
 
 MAX_LOOKS = 5
@@ -51,6 +51,14 @@ class _Refusal:
 
 class _Outdated(Exception):
     """The state changed between the look at the fleet and the lock."""
+
+
+class _Restored(Exception):
+    """What is published knows more than the database: the epoch must be bumped before anything else changes."""
+
+    def __init__(self, met: Snapshot) -> None:
+        super().__init__(met)
+        self.met = met
 
 
 class Pausing:
@@ -115,8 +123,12 @@ class Pausing:
         """
         order = order_of(request)
         ask = Ask.of(actor, request.idempotency_key, order.to_wire())
-        can_publish = self._meet_what_is_published()
-        done = self._carry_out(order, ask)
+        try:
+            met, can_publish = self._publisher.look(), True
+        except Unavailable:
+            # Redis is away: the order is taken all the same, and the loop meets what is there before it publishes.
+            met, can_publish = None, False
+        done = self._carry_out(order, ask, met)
         edition = Edition(done["system"]["epoch"], done["system"]["version"])
         # With Redis away, another second of waiting would tell nothing new: the loop publishes it.
         published = can_publish and self._publisher.publish_now(edition)
@@ -168,23 +180,18 @@ class Pausing:
             return progress.metrics, []
         return progress.metrics, bodies.warnings(order.scope, progress.workers, order.then)
 
-    def _meet_what_is_published(self) -> bool:
-        try:
-            self._publisher.check()
-        except Unavailable:
-            # Redis is away: the order is taken all the same, and the loop meets what is there before it
-            # publishes. (Postgres away shows itself in the next step.)
-            return False
-        return True
-
-    def _carry_out(self, order: Order, ask: Ask) -> dict[str, Any]:
+    def _carry_out(self, order: Order, ask: Ask, met: Snapshot | None) -> dict[str, Any]:
         for look in range(MAX_LOOKS):
             # Only a resume asks whether work is left, and it must have asked about the state that it ends.
             progress = None if order.action == PAUSE else self._look(order.scope)[0]
             try:
                 is_last = look == MAX_LOOKS - 1
-                done = self._once(ask, partial(self._do, order=order, ask=ask, progress=progress, is_last=is_last))
+                work = partial(self._do, order=order, ask=ask, met=met, progress=progress, is_last=is_last)
+                done = self._once(ask, work)
             except _Outdated:
+                continue
+            except _Restored as restored:
+                self._publisher.meet(restored.met)
                 continue
             if isinstance(done, _Refusal):
                 raise done.error
@@ -206,9 +213,17 @@ class Pausing:
             return stored
 
     def _do(
-        self, connection: Connection, order: Order, ask: Ask, progress: Progress | None, is_last: bool
+        self,
+        connection: Connection,
+        order: Order,
+        ask: Ask,
+        met: Snapshot | None,
+        progress: Progress | None,
+        is_last: bool,
     ) -> dict[str, Any] | _Refusal:
         truth = namespaces.lock(connection, self._namespace)
+        if met is not None and is_restored(met, truth):
+            raise _Restored(met)
         stored = answers.find(connection, self._namespace, ask)
         if stored is not None:
             return stored

@@ -60,17 +60,16 @@ class Publisher:
         self._outage = Outage("publishing")
         self.alarms: Counter[str] = Counter()
 
-    def check(self) -> None:
-        """Before a change: meets what is in Redis, and bumps the epoch if the database was restored.
+    def look(self) -> Snapshot | None:
+        """What is there of ours, before a change: who then reads the truth tells by `is_restored`, and calls `meet`.
 
-        Raises Unavailable where Redis or Postgres is away.
+        Raises Unavailable where Redis is away.
         """
-        met = self._judge(self._bus.read_slot())
-        if met is not None:
-            with self._database.transaction() as connection:
-                truth = namespaces.read(connection, self._namespace)
-            if truth is None or _is_restored(met, truth):
-                self._bump(met)
+        return self._judge(self._bus.read_slot())
+
+    def meet(self, met: Snapshot) -> None:
+        """Bump the epoch, where the database was restored. Raises Unavailable where Postgres is away."""
+        self._bump(met)
 
     def publish_now(self, edition: Edition) -> bool:
         """After a change: is `edition`, or a newer one, in Redis? Within about a second; never raises."""
@@ -129,7 +128,7 @@ class Publisher:
     def _draw(self, met: Snapshot | None) -> Truth:
         """The truth with its beat, above `met` in both."""
         truth = self._read()
-        if met is not None and _is_restored(met, truth):
+        if met is not None and is_restored(met, truth):
             self._bump(met)
             truth = self._read()
         if met is not None and met.beat >= truth.beat:
@@ -168,7 +167,7 @@ class Publisher:
         with self._database.transaction() as connection:
             truth = namespaces.lock(connection, self._namespace)
             # Another replica may have bumped it since: the second one finds nothing to do.
-            if _is_restored(met, truth):
+            if is_restored(met, truth):
                 truth = namespaces.bump_epoch(connection, truth, met.edition, met.beat)
                 self._alarm("restored", f"met {met.edition} in Redis: the database was restored; now {truth.edition}")
 
@@ -199,8 +198,8 @@ def _is_behind(met: Snapshot | None, truth: Truth) -> bool:
     return met.beat < truth.beat and (is_same or met.edition < truth.edition)
 
 
-def _is_restored(met: Snapshot, truth: Truth) -> bool:
-    """Did a database with our key once know more, or something else at this very edition?"""
+def is_restored(met: Snapshot, truth: Truth) -> bool:
+    """Did a database with our key once know more, or something else at this very edition? `met` was read before."""
     return met.edition > truth.edition or (met.edition == truth.edition and met.holds != truth.holds)
 
 

@@ -316,6 +316,17 @@ def failing_commits(plane: ControlPlane, *, durable: bool, times: int = 1) -> It
         event.remove(engine, "before_cursor_execute", mark)
 
 
+def test_connections_that_were_lost_while_they_lay_in_the_pool_are_replaced_unseen(world: World) -> None:
+    """Postgres was restarted, or a proxy closed what was idle."""
+    plane = world.replica()
+    with plane.database.transaction(), plane.database.transaction():
+        pass
+    theirs = "datname = current_database() and pid <> pg_backend_pid()"
+    ended = world.sql(f"select pg_terminate_backend(pid, 5000) from pg_stat_activity where {theirs}")
+    assert len(ended) >= 2
+    assert [world.change(plane, **order)["outcome"] for order in (PAUSE, RESUME)] == ["applied", "applied"]
+
+
 def test_a_commit_whose_answer_was_lost_is_found_out_by_its_key(world: World) -> None:
     """It took effect: the caller is told so, and it was done once."""
     plane = world.replica()
