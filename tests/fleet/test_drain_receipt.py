@@ -11,6 +11,7 @@ import pytest
 from sluicegate.control.stack import Stack
 from sluicegate.schemas.times import to_wire
 from tests.fleet.harness import Fleet
+from tests.fleet.rabbit import Rabbit
 from tests.fleet.waiting import until
 
 
@@ -124,9 +125,16 @@ def counts_of(made: dict[str, Any]) -> dict[str, int]:
     return {name: made[name] for name in ("finished", "yielded", "waiting", "forced", "lost") if made[name]}
 
 
-def test_s5_a_deadline_gives_running_tasks_back_to_the_head_with_their_cursor(stack: Stack) -> None:
-    """R-B6, `requeue`: the slots are free, what ran stands in front, and goes on from the checkpoint it had come to."""
-    with Fleet(stack, acks_late=True, prefetch=1) as fleet:
+@pytest.mark.parametrize("broker", ["valkey", "classic", "quorum"])
+def test_s5_a_deadline_gives_running_tasks_back_to_the_head_with_their_cursor(
+    stack: Stack, broker: str, request: pytest.FixtureRequest
+) -> None:
+    """R-B6, `requeue`: the slots are free, what ran stands in front, and goes on from the checkpoint it had come to.
+
+    What came from a quorum queue stays in the worker's hand until the resume.
+    """
+    rabbit: Rabbit | None = None if broker == "valkey" else request.getfixturevalue("rabbit")
+    with Fleet(stack, acks_late=True, prefetch=1, rabbit=rabbit, queue_type=broker) as fleet:
         fleet.watch()
         fleet.start(slots=2)
         fleet.wait_open()
