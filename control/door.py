@@ -25,10 +25,10 @@ costs a connection here and an answer there, is not in the way of the workers th
 class SecondDoor:
     """Sends the newest edition's hint from a thread of its own; an older one that still waits is dropped."""
 
-    def __init__(self, broker_url: str, master_name: str | None = None) -> None:
+    def __init__(self, broker_url: str, master_name: str | None = None, key_prefix: str | None = None) -> None:
         # The app is only a way to the mailbox: it runs no task and is nobody's current app.
         self._app = Celery("sluicegate.control", broker=broker_url, set_as_current=False)
-        options = transport_options(broker_url, master_name)
+        options = transport_options(broker_url, master_name, key_prefix)
         self._app.conf.update(broker_transport_options=options, broker_connection_timeout=1)
         self._broker_url = broker_url
         self._wakeup = threading.Condition()

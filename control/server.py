@@ -54,6 +54,7 @@ class ControlPlane:
         broker_url = settings.BROKER_URL.read_or_none(environ) or redis_url
         brokers_name = settings.BROKER_MASTER_NAME.read_or_none(environ) or master_name
         broker = place_of(broker_url, settings.BROKER_URL, brokers_name, settings.BROKER_MASTER_NAME)
+        key_prefix = settings.BROKER_KEY_PREFIX.read_or_none(environ)
         key = keys.load(settings.SIGNING_KEY_FILE.read(environ))
         # Our own signature is always trusted; the others are those of a rotation that is under way.
         others = settings.PUBLIC_KEYS.read_or_none(environ)
@@ -66,7 +67,7 @@ class ControlPlane:
         self.database = Database(settings.DATABASE_URL.read(environ))
         self.bus = Bus(state, namespace)
         self._broker_place = broker
-        self._door = SecondDoor(broker_url, brokers_name)
+        self._door = SecondDoor(broker_url, brokers_name, key_prefix)
         self.publisher = Publisher(
             database=self.database,
             bus=self.bus,
@@ -78,7 +79,7 @@ class ControlPlane:
         self.fleet = Fleet(
             database=self.database,
             bus=self.bus,
-            broker=Broker(broker_url, brokers_name),
+            broker=Broker(broker_url, brokers_name, key_prefix),
             namespace=namespace,
             lease=lease,
         )

@@ -249,6 +249,13 @@ BROKER_MASTER_NAME = Setting(
     meaning="The same for SLUICEGATE_BROKER_URL; otherwise SLUICEGATE_REDIS_MASTER_NAME.",
     readers=(CONTROL,),
 )
+BROKER_KEY_PREFIX = Setting(
+    name="SLUICEGATE_BROKER_KEY_PREFIX",
+    parse=_text,
+    default=None,
+    meaning="Celery's global_keyprefix (broker_transport_options): without it no queue is found in such a Redis.",
+    readers=(CONTROL,),
+)
 SIGNING_KEY_FILE = Setting(
     name="SLUICEGATE_SIGNING_KEY_FILE",
     parse=_path,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 from kombu import Connection
 
+from sluicegate.control.broker import Broker
 from sluicegate.control.embedded import EmbeddedValkey
 from sluicegate.control.server import ControlPlane
 from sluicegate.schemas import names
@@ -146,3 +149,16 @@ def test_rows_of_workers_that_left_are_let_go_after_a_week(world: World) -> None
     plane.fleet.fold()
     plane.fleet.purge()
     assert [row[0] for row in world.sql("select nodename from workers")] == ["celery@silent"]
+
+
+def test_queues_behind_a_prefix_are_counted_where_the_prefix_is_known(valkey: EmbeddedValkey) -> None:
+    """Celery's `global_keyprefix`; without it the same queue is another one, and empty."""
+    name, prefix = f"queue-{uuid4().hex}", "app:"
+    with Connection(valkey.url, transport_options={"global_keyprefix": prefix}) as connection:
+        simple = connection.SimpleQueue(name)
+        for number in range(3):
+            simple.put(number)
+        assert Broker(valkey.url, key_prefix=prefix).depths([name]) == {name: 3}
+        assert Broker(valkey.url).depths([name]) == {name: 0}
+        simple.queue.delete()
+        simple.close()
