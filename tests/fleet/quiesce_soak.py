@@ -1,6 +1,6 @@
 """The soak of quiescing: kills at random instants, and how soon whole fleets stand still.
 
-    python -m tests.fleet.quiesce_soak [--kills 50] [--victim child] [--no-matrix] [--seed 7] [--json]
+    python -m tests.fleet.quiesce_soak [--kills 50] [--victim child] [--no-matrix] [--queue classic] [--seed 7]
 
 First `--kills` SIGKILLs each of a pool child, a worker's parent and Valkey, somewhere in a quiesce and its resume
 (`quiesce_kills`). Then three workers of four slots on tasks of `--minutes` each are quiesced three times, on prefork
@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -35,8 +35,9 @@ SLACK_MS = 500.0
 CHAPTER = 25
 """Kills of one fleet; then it is made anew."""
 POOLS = ("prefork", "threads")
-QUEUE_TYPES = (None, "classic", "quorum")
-"""Of RabbitMQ; None is Valkey."""
+VALKEY = "valkey"
+QUEUES = (VALKEY, "classic", "quorum")
+"""Valkey's lists, and RabbitMQ's types of queue."""
 
 
 def soak_kills(stack: Stack, victim: str, kills: int, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
@@ -55,10 +56,13 @@ def soak_kills(stack: Stack, victim: str, kills: int, seed: int, say: Callable[[
     return facts
 
 
-def soak_matrix(stack: Stack, minutes: float, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The facts of each pool and broker."""
+def soak_matrix(
+    stack: Stack, queues: Sequence[str], minutes: float, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """The facts of each pool on each of `queues`."""
     rows = []
-    for queue_type in QUEUE_TYPES:
+    for queue in queues:
+        queue_type = None if queue == VALKEY else queue
         with (
             tempfile.TemporaryDirectory(prefix="sluicegate-rabbit-", ignore_cleanup_errors=True) as directory,
             Rabbit(Path(directory)) if queue_type else nullcontext() as rabbit,
@@ -74,7 +78,7 @@ def soak_matrix(stack: Stack, minutes: float, say: Callable[[str], None]) -> lis
                     quiesces=3,
                 )
                 is_ok = found.is_exact and found.told_ms <= STEP_S * 1000 + SLACK_MS
-                rows.append({"pool": pool, "queue": queue_type or "valkey", "ok": is_ok} | asdict(found))
+                rows.append({"pool": pool, "queue": queue, "ok": is_ok} | asdict(found))
                 say(f"{rows[-1]}")
     return rows
 
@@ -85,6 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=50, help="of each victim (default: %(default)s)")
     parser.add_argument("--victim", choices=VICTIMS, help="this one alone")
     parser.add_argument("--no-matrix", action="store_true", help="kills alone")
+    parser.add_argument("--queue", choices=QUEUES, help="the matrix on these queues alone; with --kills 0 nothing else")
     parser.add_argument("--minutes", type=float, default=5.0, help="of each task of the matrix (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the instants")
     parser.add_argument("--json", action="store_true", help="print the facts as one JSON object")
@@ -100,9 +105,10 @@ def main(arguments: list[str] | None = None) -> int:
             tempfile.TemporaryDirectory(prefix="sluicegate-soak-", ignore_cleanup_errors=True) as directory,
             Stack(Path(directory) / "stack", durable=False, actor="soak") as stack,
         ):
-            victims = [options.victim] if options.victim else VICTIMS
+            victims = [] if not options.kills else [options.victim] if options.victim else VICTIMS
             killed = {victim: soak_kills(stack, victim, options.kills, options.seed, say) for victim in victims}
-            matrix = [] if options.no_matrix else soak_matrix(stack, options.minutes, say)
+            queues = [] if options.no_matrix else [options.queue] if options.queue else QUEUES
+            matrix = soak_matrix(stack, queues, options.minutes, say)
     except KeyboardInterrupt:
         print("soak: interrupted; everything it started has been stopped", file=sys.stderr)
         return 130
@@ -129,7 +135,8 @@ def _show(facts: dict[str, Any]) -> None:
     for victim, row in facts["kills"].items():
         cells = (row["kills"], row["runs"], row["repeated"], row["lost_as_in_celery"], len(row["broken"]))
         kills.add_row(victim, *map(str, cells))
-    console.print(kills)
+    if facts["kills"]:
+        console.print(kills)
     if facts["matrix"]:
         table = Table("pool", "queue", "items", "missing", "repeated", "last item", "all said so", title="12 slots")
         for row in facts["matrix"]:
