@@ -109,7 +109,7 @@ class Killing:
         for kind in chance.sample(KINDS, len(KINDS)):
             self.kinds[fleet.send(f"steps_{kind}", ITEMS, ITEM_S)] = kind
         wanted = done + chance.randint(1, 2 * SLOTS * ITEMS // 2)
-        until("the fleet is at work", lambda: len(fleet.items()) >= wanted, within_s=SETTLED_WITHIN_S)
+        until("the fleet is at work", lambda: self._has_done(wanted), within_s=SETTLED_WITHIN_S)
 
         begun = time.monotonic()
         resume_at_s = PAUSE_AT_S + chance.uniform(0.2, 0.7)
@@ -131,6 +131,11 @@ class Killing:
         # What a worker or a broker took with it comes back after the visibility timeout, beside the next cycles.
         if self.victim == CHILD:
             self.settle()
+
+    def _has_done(self, items: int) -> bool:
+        # A worker may end long after the broker was killed: when it closes the connection that it lost.
+        self._repair()
+        return len(self.fleet.items()) >= items
 
     def _is_open(self) -> bool:
         self._repair()
@@ -196,6 +201,7 @@ class Killing:
         return None if at is None else round(time.time() - float(at), 1)
 
     def _is_settled(self) -> bool:
+        self._repair()
         fleet = self.fleet
         if set(self.kinds) <= fleet.ended() and not fleet.running():
             return True
