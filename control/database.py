@@ -92,6 +92,9 @@ class Database:
                 connection.close()
                 if is_last or not error.connection_invalidated:
                     raise
+                # The whole pool: what else lies there was most likely lost too. (By itself SQLAlchemy goes by the
+                # wall clock, which may be set back.)
+                self._engine.dispose()
             except BaseException:
                 connection.close()
                 raise

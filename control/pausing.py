@@ -191,7 +191,10 @@ class Pausing:
             except _Outdated:
                 continue
             except _Restored as restored:
-                self._publisher.meet(restored.met)
+                # Where the epoch cannot be bumped, the order stands all the same: it is published when it can be.
+                with suppress(Unavailable):
+                    self._publisher.meet(restored.met)
+                met = None
                 continue
             if isinstance(done, _Refusal):
                 raise done.error

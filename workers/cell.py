@@ -92,7 +92,7 @@ class Cell:
         self.words: memoryview = memoryview(self._map).cast("Q")
         low = 0 if sys.byteorder == "little" else 7
         self.flags: memoryview = memoryview(self._map)[low : low + 1]
-        """`flags[0]` has the bits of HOLDING and STOPPING, for who reads them before every start: no call is made.
+        """`flags[0]` has the bits of HOLDING and STOPPING, for who reads them at every checkpoint: no call is made.
 
         A byte: to read and mask it took half the time of the word, which is no small integer.
         """
@@ -145,8 +145,8 @@ class Cell:
     def noting(self, slot: int) -> tuple[Callable[[str], None], Callable[[], None]]:
         """For pool child number `slot`: what to call right before a task's own code, with its id, and when it is over.
 
-        Nobody else may write this slot meanwhile. Both are called for every task and call nothing that they need not.
-        Slots beyond SLOTS are not seen.
+        No other process may write this slot meanwhile. Both are called for every task and call nothing that they need
+        not. Slots beyond SLOTS are not seen.
         """
         if not self.can_see(slot):
             return lambda task_id: None, lambda: None

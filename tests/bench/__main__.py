@@ -26,6 +26,9 @@ PARTS = ("check", "speed", "costs", "pauses")
 PAUSES = 300
 """The fewest that say with 95 % what the p99 is at most."""
 
+KIND = 2
+"""Of the samples that are kept: another number where what a sample is has changed."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code."""
@@ -38,17 +41,17 @@ def main(arguments: list[str] | None = None) -> int:
     wanted = [part for part in options.parts.split(",") if part]
     if not set(wanted) <= set(PARTS):
         parser.error(f"--parts takes some of {', '.join(PARTS)}")
-    samples = kept(options.keep)
     try:
+        samples = kept(options.keep)
         for name, sample in measured(wanted, options.pauses).items():
             samples[name] = _joined(samples.get(name), sample)
     except KeyboardInterrupt:
         return 130
-    except (SluicegateError, OSError, AssertionError) as error:
+    except (SluicegateError, OSError, AssertionError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     if options.keep:
-        options.keep.write_bytes(pickle.dumps(samples))
+        options.keep.write_bytes(pickle.dumps({"kind": KIND, "samples": samples}))
     if missing := set(PARTS) - samples.keys():
         print(f"bench: still to measure: {', '.join(sorted(missing))}", file=sys.stderr)
         return 0
@@ -70,7 +73,10 @@ def kept(path: Path | None) -> dict[str, Any]:
     if path is None or not path.exists():
         return {}
     found: dict[str, Any] = pickle.loads(path.read_bytes())
-    return found
+    if found.get("kind") != KIND:
+        raise ValueError(f"{path} has samples of another version of this command: take a new file")
+    samples: dict[str, Any] = found["samples"]
+    return samples
 
 
 def measured(parts: Sequence[str], count: int) -> dict[str, Any]:

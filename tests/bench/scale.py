@@ -189,9 +189,8 @@ def measure(sizes: Sequence[int], pauses: int) -> list[dict[str, Any]]:
         Stack(Path(directory), durable=False, actor="scale") as stack,
     ):
         with redis.Redis.from_url(stack.environ[settings.REDIS_URL.name]) as client:
-            client.config_set(
-                "maxclients", max(int(client.config_get("maxclients")["maxclients"]), files - SPARE_FILES // 2)
-            )
+            wanted = min(files, 2 * max(sizes) + 2 * SPARE_FILES) - SPARE_FILES // 2
+            client.config_set("maxclients", max(int(client.config_get("maxclients")["maxclients"]), wanted))
         for size in sizes:
             row: dict[str, Any] = {"followers": size, "toAConnection": sharing[size]}
             for kind in ("real", "unchecked"):

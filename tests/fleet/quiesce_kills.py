@@ -28,7 +28,7 @@ from sluicegate.control.stack import Stack
 from tests.fleet import app as fleet_app
 from tests.fleet import broker
 from tests.fleet.harness import Fleet
-from tests.fleet.long_runs import CHILD, KINDS, MODULE, PARENT, Findings, Kill, Story, judge
+from tests.fleet.long_runs import BROKER, CHILD, KINDS, MODULE, PARENT, Findings, Kill, Story, judge
 from tests.fleet.records import microseconds
 from tests.fleet.waiting import NotInTime, until
 from tests.fleet.wire import Wire
@@ -45,7 +45,7 @@ SETTLED_WITHIN_S = 60.0
 
 @dataclass(slots=True)
 class Outcome:
-    """What a number of cycles came to. `died`: workers that ended by themselves when Valkey was killed."""
+    """What a number of cycles came to. `died`: workers that ended by themselves, which they may for a killed Valkey."""
 
     findings: Findings
     kills: int
@@ -53,10 +53,13 @@ class Outcome:
     runs: int
     yields: int
     died: int
+    victim: str
     broken: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.broken = list(self.findings.broken)
+        if self.died and self.victim != BROKER:
+            self.broken.append(f"{self.died} workers ended by themselves")
         if self.late_starts:
             self.broken.append(f"{self.late_starts} starts after an acknowledgement")
 
@@ -72,7 +75,7 @@ class Killing:
         self.wire = Wire(self.fleet.sender.conf.broker_url)
         self.kinds: dict[int, str] = {}
         self.kills: list[Kill] = []
-        self.died = 0
+        self.restarts = 0
         self._failure: Exception | None = None
 
     def __enter__(self) -> Self:
@@ -176,7 +179,7 @@ class Killing:
         """Start again what is gone, as whoever looks after workers would."""
         for name, worker in self.fleet.workers.items():
             if not worker.is_running:
-                self.died += self.victim != PARENT
+                self.restarts += 1
                 worker.kill()
                 self.fleet.restart(name, wait=False)
 
@@ -238,7 +241,8 @@ class Killing:
             late_starts=len(fleet.check().late_starts),
             runs=fleet.count_starts(),
             yields=sum(record.event == "yield" for record in records),
-            died=self.died,
+            died=self.restarts - (len(self.kills) if self.victim == PARENT else 0),
+            victim=self.victim,
         )
 
 

@@ -151,8 +151,8 @@ def test_the_soak_fails_where_a_promise_or_a_limit_is_broken() -> None:
     assert not tally.facts(1)["ok"]
 
 
-def test_the_throughput_is_measured_until_there_are_rounds_enough(stack: Stack) -> None:
-    speed = throughput.measure(stack, lambda text: None, rounds=2, within_s=0, tasks=100)
+def test_the_throughput_is_measured_until_there_are_pairs_enough(stack: Stack) -> None:
+    speed = throughput.measure(stack, lambda text: None, pairs=2, within_s=0, rounds=1, tasks=100)
     assert len(speed.ratios) == 2
     assert len(speed.plugin) == len(speed.vanilla) == 4
     for block in (*speed.plugin, *speed.vanilla):

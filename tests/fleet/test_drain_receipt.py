@@ -155,6 +155,7 @@ def test_s5_a_deadline_gives_running_tasks_back_to_the_head_with_their_cursor(
     assert [message.seq for message in contents.queued] == [endless, steps, behind]
     assert not contents.unacked
     assert starts.count(endless) == 2
+    assert (sorted(starts[2:4]), starts[4:]) == ([endless, steps], [behind]), "before what was behind them"
     assert 0 < len(before) < 100
     assert sorted(items) == list(range(100)), "each item once"
 

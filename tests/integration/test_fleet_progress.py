@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from uuid import uuid4
-
 import pytest
 from kombu import Connection
 
-from sluicegate.control.broker import Broker
 from sluicegate.control.embedded import EmbeddedValkey
 from sluicegate.control.server import ControlPlane
 from sluicegate.schemas import names
@@ -132,6 +129,20 @@ def test_queued_is_the_depth_of_the_queues_that_workers_consume(world: World) ->
     assert (metrics["queued"], metrics["metricsSource"]) == (3, "broker")
 
 
+@pytest.mark.parametrize(("key_prefix", "queued"), [("app:", 3), ("", 0)])
+def test_queues_behind_a_prefix_are_counted_where_the_prefix_is_known(
+    world: World, key_prefix: str, queued: int
+) -> None:
+    """Celery's `global_keyprefix`; without it the same queue is another one, and empty."""
+    plane = world.replica(SLUICEGATE_BROKER_KEY_PREFIX=key_prefix)
+    name = f"{world.namespace}-q"
+    with Connection(world.redis_url, transport_options={"global_keyprefix": "app:"}) as connection:
+        for number in range(3):
+            connection.SimpleQueue(name).put(number)
+    world.beat("celery@a", queues=(name,))
+    assert plane.pausing.read()["metrics"]["queued"] == queued
+
+
 def test_an_unreadable_broker_is_never_drained(world: World) -> None:
     """A figure that cannot be had is not made up."""
     plane = world.replica(SLUICEGATE_BROKER_URL="redis://127.0.0.1:1/0")
@@ -149,16 +160,3 @@ def test_rows_of_workers_that_left_are_let_go_after_a_week(world: World) -> None
     plane.fleet.fold()
     plane.fleet.purge()
     assert [row[0] for row in world.sql("select nodename from workers")] == ["celery@silent"]
-
-
-def test_queues_behind_a_prefix_are_counted_where_the_prefix_is_known(valkey: EmbeddedValkey) -> None:
-    """Celery's `global_keyprefix`; without it the same queue is another one, and empty."""
-    name, prefix = f"queue-{uuid4().hex}", "app:"
-    with Connection(valkey.url, transport_options={"global_keyprefix": prefix}) as connection:
-        simple = connection.SimpleQueue(name)
-        for number in range(3):
-            simple.put(number)
-        assert Broker(valkey.url, key_prefix=prefix).depths([name]) == {name: 3}
-        assert Broker(valkey.url).depths([name]) == {name: 0}
-        simple.queue.delete()
-        simple.close()

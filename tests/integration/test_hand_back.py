@@ -32,6 +32,7 @@ from sluicegate.workers.celery_inside import HubLoop, PreforkPool, RedisWayBack
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.gate import Gate
 from sluicegate.workers.hands import Hands
+from sluicegate.workers.owing import GIVE_BACK, PUT_IN_PLACE, STORE
 from tests.fleet.waiting import until
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -176,15 +177,15 @@ class Bench:
         return self.gate.applied.edition.version == self.version
 
     @contextmanager
-    def losing_answers(self) -> Iterator[None]:
-        """Scripts run, and their answers are lost on the way back."""
+    def losing_answers_of(self, script: str) -> Iterator[None]:
+        """It runs, and its answers are lost on the way back."""
         channel = self.consumer.task_consumer.channel
         whole = channel.conn_or_acquire
 
         @contextmanager
         def losing() -> Iterator[Any]:
             with whole() as client:
-                yield SimpleNamespace(execute_command=partial(_lose_the_answer_of_eval, client))
+                yield SimpleNamespace(execute_command=partial(_lose_the_answer, client, script))
 
         channel.conn_or_acquire = losing
         yield
@@ -199,9 +200,9 @@ class Bench:
         self.started.append(_number(parcel.message._raw))
 
 
-def _lose_the_answer_of_eval(client: Any, command: str, *args: Any) -> Any:
+def _lose_the_answer(client: Any, script: str, command: str, *args: Any) -> Any:
     answer = client.execute_command(command, *args)
-    if command == "EVAL":
+    if command == "EVAL" and args[0] == script:
         raise RedisConnectionError("the answer was lost")
     return answer
 
@@ -456,7 +457,7 @@ def test_a_hand_back_whose_reply_was_lost_is_not_done_twice(bench):
     bench.send(1, 2, 3)
     bench.open_and_receive(3)
     bench.pause()
-    with bench.losing_answers():
+    with bench.losing_answers_of(GIVE_BACK):
         bench.hands.tend()
     assert not bench.has_acknowledged
     bench.hands._on_next_look()
@@ -464,7 +465,8 @@ def test_a_hand_back_whose_reply_was_lost_is_not_done_twice(bench):
     assert bench.waiting() == [2, 3]
 
 
-def test_a_late_hand_back_whose_reply_was_lost_is_not_done_twice(bench):
+@pytest.mark.parametrize("script", [STORE, PUT_IN_PLACE], ids=["stored", "put in place"])
+def test_a_late_hand_back_whose_reply_was_lost_is_not_done_twice(bench, script):
     bench.send(1, 2, 3)
     bench.open_and_receive(3)
     bench.pause()
@@ -472,7 +474,7 @@ def test_a_late_hand_back_whose_reply_was_lost_is_not_done_twice(bench):
     bench.send(4)
     late = bench.redis.lpop(bench.list)
     bench.connection.transport._deliver(json.loads(late), bench.name)
-    with bench.losing_answers():
+    with bench.losing_answers_of(script):
         bench.hands.tend()
     bench.hands._on_next_look()
     assert bench.waiting() == [2, 3, 4]

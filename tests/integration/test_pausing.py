@@ -400,7 +400,7 @@ def test_a_deadline_comes_once_however_many_replicas_look(world: World) -> None:
     """R-B6: one change, one event that names what still runs, and published."""
     planes = [world.start(), world.start()]
     world.beat("celery@a", running=WORK)
-    first = world.change(planes[0], **PAUSE, **deadline_in(1))
+    first = world.change(planes[0], **PAUSE, **deadline_in(1.5))
     (hold,) = first["system"]["holds"]
     assert (hold["mode"], hold["then"]) == ("drain", "quiesce")
     (came,) = eventually(lambda: world.events(action="hold_escalated"))
@@ -424,7 +424,7 @@ def test_replicas_that_escalate_at_the_same_moment_make_one_change(world: World)
     """Without loops: all of them find it due, and one does it."""
     planes = [world.replica() for _ in range(4)]
     world.beat("celery@a", running=WORK)
-    world.change(planes[0], **PAUSE, **deadline_in(0.3))
+    world.change(planes[0], **PAUSE, **deadline_in(1.5))
     eventually(lambda: world.sql("select 1 from holds where deadline <= clock_timestamp()"))
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(lambda turn: planes[turn % 4].pausing.escalate_due(), range(16))) == 1
@@ -435,7 +435,7 @@ def test_a_deadline_after_the_drain_was_complete_changes_nothing(world: World) -
     """What follows it is for work that is left."""
     plane = world.replica()
     world.beat("celery@a", running=WORK)
-    world.change(plane, **PAUSE, **deadline_in(0.3))
+    world.change(plane, **PAUSE, **deadline_in(1.5))
     world.beat("celery@a", state=WorkerState.PAUSED, applied=Edition(1, 2))
     assert plane.draining.follow() == 1
     eventually(lambda: world.sql("select 1 from holds where deadline <= clock_timestamp()"))
@@ -465,7 +465,7 @@ def test_a_quiesce_may_have_a_deadline_that_ends_what_is_left(world: World) -> N
     plane = world.replica()
     waiting = (replace(WORK[0], is_waiting=True),)
     world.beat("celery@a", running=waiting)
-    by = deadline_in(0.3) | {"then": "terminate"}
+    by = deadline_in(1.5) | {"then": "terminate"}
     world.change(plane, **(PAUSE | {"mode": "quiesce"}), **by)
     world.beat("celery@a", state=WorkerState.PAUSED, applied=Edition(1, 2), running=waiting)
     assert plane.draining.follow() == 1
@@ -526,7 +526,7 @@ def test_spans_end_by_the_databases_clock(world: World) -> None:
 def test_a_request_repeated_after_its_hold_expired_is_answered_as_the_first_was(world: World) -> None:
     """`expiresAt` lies in the past by then: that is no reason to call the request wrong."""
     plane = world.replica()
-    body = PAUSE | {"expiresAt": (datetime.now(UTC) + timedelta(seconds=0.5)).isoformat(), "idempotencyKey": "k"}
+    body = PAUSE | {"expiresAt": (datetime.now(UTC) + timedelta(seconds=1.5)).isoformat(), "idempotencyKey": "k"}
     first = world.change(plane, **body)
     eventually(plane.pausing.expire_due)
     assert world.change(plane, **body)["system"] == first["system"]
@@ -541,3 +541,24 @@ def test_rows_of_holds_survive_the_round_trip(world: World) -> None:
     assert truth is not None
     (hold,) = truth.holds.active
     assert holds.from_row(holds.to_row(hold)) == hold
+
+
+def test_a_connection_whose_commit_failed_is_given_up_with_what_was_open_on_it(world: World) -> None:
+    """Whatever it was (here: the driver was interrupted): the next transaction must not commit what this one left."""
+    plane = world.replica()
+    engine = plane.database._engine
+
+    def interrupted(connection: Connection) -> None:
+        event.remove(engine, "commit", interrupted)
+        raise KeyboardInterrupt
+
+    def create_and_be_interrupted() -> None:
+        with plane.database.transaction() as connection:
+            namespaces.create(connection, world.namespace)
+            event.listen(engine, "commit", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        create_and_be_interrupted()
+    with plane.database.transaction():
+        pass
+    assert world.sql("select count(*) from namespaces")[0][0] == 0

@@ -6,6 +6,7 @@ import json
 import threading
 from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,7 +19,7 @@ from sluicegate.control.server import ControlPlane
 from sluicegate.schemas import names
 from sluicegate.schemas.errors import Unavailable
 from sluicegate.schemas.holds import Holds
-from sluicegate.schemas.snapshots import Edition, Sign, Snapshot, seal
+from sluicegate.schemas.snapshots import MAX_EPOCH, Edition, Sign, Snapshot, seal
 from tests.integration.conftest import make_database
 from tests.integration.world import PAUSE, RESUME, World, check_one_event_per_version, eventually
 
@@ -203,6 +204,34 @@ def test_a_restored_database_bumps_the_epoch_before_any_other_change(world: Worl
     assert published.edition == Edition(2, 5)
     assert sum(p.publisher.alarms["restored"] for p in two) == 1
     check_one_event_per_version(world)
+
+
+def test_a_resume_meets_a_restored_database_too_and_is_judged_by_what_it_holds(
+    world: World, postgres: EmbeddedPostgres
+) -> None:
+    """It releases the hold of the backup, above everything that was published."""
+    plane = world.replica()
+    world.change(plane, **PAUSE)
+    backup = restored(world, postgres)
+    world.change(plane, **RESUME)
+    world.database_url = backup
+    plane = world.replica()
+    answer = world.change(plane, **RESUME)
+    assert (answer["outcome"], answer["system"]["epoch"], answer["system"]["holds"]) == ("applied", 2, [])
+    published = world.published()
+    assert published is not None
+    assert (published.edition, published.holds.active) == (Edition(2, 4), frozenset())
+
+
+def test_an_order_stands_where_no_epoch_is_left_to_publish_it(world: World) -> None:
+    """Whoever has the key can sign the last epoch of all; the truth goes on in Postgres."""
+    plane = world.replica()
+    world.change(plane, **PAUSE)
+    met = world.published()
+    assert met is not None
+    world.redis.set(world.slot, seal(replace(met, epoch=MAX_EPOCH), keys.load(world.key_file)))
+    answer = world.change(plane, **RESUME)
+    assert (answer["outcome"], answer["published"], answer["system"]["holds"]) == ("applied", False, [])
 
 
 def test_the_loop_alone_finds_a_restored_database(world: World, postgres: EmbeddedPostgres) -> None:
