@@ -83,12 +83,14 @@ from sluicegate.workers.owing import (
     PUT_IN_PLACE,
     SET_ASIDE,
     STORE,
+    STORED_FOR_S,
     TAKE_BACK_ASIDE,
     Arrival,
     Late,
     Owed,
     Returned,
     aside_key,
+    stored_key,
 )
 from sluicegate.workers.redelivery import RedeliveryWatch
 from sluicegate.workers.station import Station
@@ -213,6 +215,9 @@ class WayBack(Protocol):
 
     def settle(self) -> None:
         """Hand back all that is owed; raises the broker's errors, and then all is still owed."""
+
+    def settle_apart(self) -> None:
+        """As `settle`, over a connection of its own: the consumer's was lost, and there will be no other."""
 
     def count_owed(self) -> int:
         """How many messages have not gone back yet, and should soon."""
@@ -1043,8 +1048,7 @@ class RedisWayBack:
         self._consumer = consumer
         self._wake = wake
         # Of what came on an earlier connection kombu may have restored some when that was closed.
-        self._owed = [replace(owed, is_sure=False) for owed in self._owed]
-        self._aside = [replace(owed, is_sure=False) for owed in self._aside]
+        self._doubt()
         self._returned.clear()
         channel = self._channel
         basic_consume = channel.basic_consume
@@ -1115,15 +1119,14 @@ class RedisWayBack:
 
     def owe_yielded(self, request: Any) -> bool:
         """Where it was acknowledged, it stands in `unacked` no more, and must be put there before it can go back."""
-        is_acknowledged, request.acknowledged = request.acknowledged, False
-        if not self.owe(request):
-            request.acknowledged = is_acknowledged
-            return False
-        if is_acknowledged:
+        entry = None
+        if request.acknowledged:
             info = request.message.delivery_info
             entry = dumps([request.message._raw, info.get("exchange"), info.get("routing_key")])
-            self._owed[-1] = replace(self._owed[-1], entry=entry)
-        return True
+        is_owed = self._take_over(request, entry)
+        if is_owed:
+            _tell_rejected(request)
+        return is_owed
 
     can_set_aside = True
 
@@ -1175,6 +1178,14 @@ class RedisWayBack:
 
     def owe(self, request: Any) -> bool:
         """False for a broadcast, which has no list to go back to."""
+        is_owed = self._take_over(request)
+        if is_owed:
+            # Last, since it goes to the broker and may fail: the debt stands by then.
+            request.send_event("task-rejected", requeue=True)
+        return is_owed
+
+    def _take_over(self, request: Any, entry: str | None = None) -> bool:
+        """Make a debt of its message. `entry`: as `Owed` has it."""
         channel = self._channel
         message = request.message
         arrival: Arrival | None = getattr(message, "sluicegate_arrival", None)
@@ -1189,21 +1200,31 @@ class RedisWayBack:
                 arrived_at=arrival.at,
                 payload=dumps(message._raw),
                 is_sure=message.channel is channel,
+                entry=entry,
             )
         )
         # From here on the message is not Celery's: neither acknowledged nor restored by it.
         channel.qos._quick_ack(message.delivery_tag)
         request.acknowledged = True
         message._state = "REQUEUED"
-        # Last, since it goes to the broker and may fail: the debt stands by then.
-        request.send_event("task-rejected", requeue=True)
         return True
 
     def settle(self) -> None:
         """Tags and lists in one script."""
-        if not self.count_owed():
-            return
-        channel = self._channel
+        if self.count_owed():
+            self._settle_over(self._channel)
+
+    def settle_apart(self) -> None:
+        """What came on the lost connection kombu may have restored when that was closed."""
+        self._doubt()
+        with self._consumer.app.connection_for_read() as connection:
+            self._settle_over(connection.default_channel)
+
+    def _doubt(self) -> None:
+        self._owed = [replace(owed, is_sure=False) for owed in self._owed]
+        self._aside = [replace(owed, is_sure=False) for owed in self._aside]
+
+    def _settle_over(self, channel: Any) -> None:
         with channel.conn_or_acquire() as client:
             self._store_acknowledged(channel, client)
             self._put_aside(channel, client)
@@ -1216,9 +1237,13 @@ class RedisWayBack:
     def _store_acknowledged(self, channel: Any, client: Any) -> None:
         for number, owed in enumerate(self._owed):
             if owed.entry is not None:
-                client.execute_command("EVAL", STORE, 2, *_unacked(channel), owed.tag, owed.entry, time.time())
+                self._store(channel, client, owed.tag, owed.entry, owed.debt)
                 # From here on a tag that is gone was handed back.
                 self._owed[number] = replace(owed, entry=None, is_sure=False)
+
+    def _store(self, channel: Any, client: Any, tag: str, entry: str, debt: str) -> None:
+        keys = (*_unacked(channel), stored_key(_prefix(channel), debt))
+        client.execute_command("EVAL", STORE, len(keys), *keys, tag, entry, time.time(), STORED_FOR_S)
 
     def _put_aside(self, channel: Any, client: Any) -> None:
         self._aside.sort(key=lambda owed: owed.serial)
@@ -1268,7 +1293,7 @@ class RedisWayBack:
         if not late.is_stored:
             # As kombu does on arrival, and for the same reason; and so that a second try can tell a first one.
             entry = dumps([late.raw, info["exchange"], info["routing_key"]])
-            client.execute_command("EVAL", STORE, 2, *_unacked(channel), late.tag, entry, time.time())
+            self._store(channel, client, late.tag, entry, late.debt)
             late.is_stored = True
         priority = channel._get_message_priority(late.raw, reverse=False)
         key = _prefix(channel) + channel._q_for_pri(late.queue, priority)
@@ -1292,6 +1317,14 @@ def _prefix(channel: Any) -> str:
 def _unacked(channel: Any) -> tuple[str, str]:
     """The keys of what was delivered and not acknowledged: the hash, and the index by time."""
     return _prefix(channel) + channel.unacked_key, _prefix(channel) + channel.unacked_index_key
+
+
+def _tell_rejected(request: Any) -> None:
+    """For who watches. It goes to the broker, which may be away: the task's way back does not depend on it."""
+    try:
+        request.send_event("task-rejected", requeue=True)
+    except Exception as error:
+        log.debug("sluicegate: the event of %s could not be sent (%s)", request.id, error)
 
 
 def _always() -> bool:
@@ -1514,7 +1547,7 @@ class AmqpWayBack:
         if not request.acknowledged:
             return self.owe(request)
         self._yielded.append(request.message)
-        request.send_event("task-rejected", requeue=True)
+        _tell_rejected(request)
         return True
 
     def keep(self, requests: Iterable[Any]) -> None:
@@ -1553,8 +1586,19 @@ class AmqpWayBack:
         while self._owed:
             self._return(self._owed[0].message)
             del self._owed[0]
+        self._send_yielded(self._channel.connection)
+
+    def settle_apart(self) -> None:
+        """What was unacknowledged on the lost connection, RabbitMQ itself returned."""
+        self._owed.clear()
+        self._in_hand.clear()
+        self._cancelling.clear()
+        with self._consumer.app.connection_for_read() as connection:
+            self._send_yielded(connection.default_channel.connection)
+
+    def _send_yielded(self, connection: Any) -> None:
         while self._yielded:
-            self._send_again(self._yielded[0])
+            self._send_again(connection, self._yielded[0])
             del self._yielded[0]
 
     def _return(self, message: Any) -> None:
@@ -1568,7 +1612,7 @@ class AmqpWayBack:
             channel.basic_reject(message.delivery_tag, requeue=True)
         message._state = "REQUEUED"
 
-    def _send_again(self, message: Any) -> None:
+    def _send_again(self, connection: Any, message: Any) -> None:
         """The same message, straight to the queue it came from, on a channel of its own that waits for the answer."""
         properties = dict(message.properties)
         headers = dict(message.headers or {})
@@ -1576,7 +1620,7 @@ class AmqpWayBack:
         for name in ("compression", "x-delivery-count"):
             headers.pop(name, None)
         properties["application_headers"] = headers
-        channel = self._channel.connection.channel()
+        channel = connection.channel()
         try:
             again = amqp.Message(message.body, **properties)
             channel.basic_publish_confirm(again, exchange="", routing_key=queue_of_message(message) or "")

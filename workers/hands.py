@@ -117,7 +117,10 @@ class Hands:
         self._consumer = None
 
     def close(self) -> None:
-        """The worker stops: its loop has ended, and the connection stays until the pool's tasks have."""
+        """The worker stops: its loop has ended; the connection stays until the pool has stopped. May be called again."""
+        if self._is_closing:
+            self._settle_last()
+            return
         self._is_closing = True
         if waiting := sum(self.pool.is_waiting(request) for request in celery_inside.running_requests()):
             log.warning(
@@ -136,15 +139,19 @@ class Hands:
         """Hand back what yields while the worker stops; in whichever thread hears of it, since no loop runs."""
         give_up = time.monotonic() + _LAST_TRIES_S
         with self._last_settling:
-            while self._yielded or self.way_back.count_owed():
+            settle = self.way_back.settle
+            while True:
                 try:
                     self._owe_yielded()
-                    self.way_back.settle()
+                    if self.way_back.count_owed():
+                        settle()
                     return
                 except Exception as error:
                     if time.monotonic() > give_up:
                         log.error("sluicegate: handing back failed at the stop (%s): the broker must do it", error)
                         return
+                    # The consumer's connection is gone, and may be why the worker stops.
+                    settle = self.way_back.settle_apart
                     time.sleep(_RETRY_S)
 
     def register(self, hub: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import insort
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 REMEMBERED = 100
 """How many of the newest messages that went back to a list keep their place known."""
@@ -58,12 +59,17 @@ return 1
 
 
 # Puts a message where what was delivered and is not acknowledged stands. In one step: one that the hash has and the
-# index by time has not would be given out again by nobody.
-#   KEYS[1] unacked, KEYS[2] unacked index; ARGV: tag, entry, time
+# index by time has not would be given out again by nobody. Once: where only the answer was lost, it may have been given
+# out again by the time of the next try.
+#   KEYS[1] unacked, KEYS[2] unacked index, KEYS[3] of this debt alone; ARGV: tag, entry, time, seconds to remember it
 STORE = """
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
+if redis.call('SET', KEYS[3], '1', 'NX', 'EX', ARGV[4]) then
+  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+  redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
+end
 """
+STORED_FOR_S = 86_400
+"""How long it is remembered that a message was stored: longer than a broker may be away between two tries."""
 
 # Makes messages look as if they had just been delivered, but for those that are there no more.
 #   KEYS[1] unacked index; ARGV: time, and tags
@@ -110,12 +116,22 @@ return lengths
 """
 
 
+def stored_key(prefix: str, debt: str) -> str:
+    """Where it stands that the message of this debt was stored."""
+    return f"sluicegate.stored:{prefix}{debt}"
+
+
 def aside_key(key: str) -> str:
     """Where the held tasks of the list `key` wait; the list's own name stands at the end, prefix and priority too.
 
     With a dot: what begins with `sluicegate:` is the pause state of some namespace.
     """
     return f"sluicegate.aside:{key}"
+
+
+def _name() -> str:
+    """The same message may be owed again another time: each debt has a name of its own."""
+    return str(uuid4())
 
 
 class Arrival(NamedTuple):
@@ -141,6 +157,7 @@ class Owed:
     payload: str
     is_sure: bool = True
     entry: str | None = None
+    debt: str = field(default_factory=_name)
 
 
 @dataclass(slots=True)
@@ -151,6 +168,7 @@ class Late:
     raw: dict[str, Any]
     serial: int
     is_stored: bool = False
+    debt: str = field(default_factory=_name)
 
     @property
     def tag(self) -> str:

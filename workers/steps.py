@@ -249,10 +249,15 @@ class FollowHolds(bootsteps.StartStopStep):
         w.sluicegate.start()
 
     def stop(self, w: Any) -> None:
-        """Nothing yet: the pool's tasks go on for a while, and the goodbye waits for them (`worker_shutdown`)."""
+        """Where the consumer broke down, nobody has told its steps to stop: then this is the first to hear of it.
+
+        The pool's tasks go on for a while, and the goodbye waits for them (`worker_shutdown`).
+        """
+        w.sluicegate.hands.close()
 
     def terminate(self, w: Any) -> None:
         """As `stop`."""
+        w.sluicegate.hands.close()
 
     def info(self, w: Any) -> Any:
         """For `celery inspect stats`."""

@@ -130,10 +130,21 @@ class Killing:
             raise self._failure
         self._repair()
         fleet.wait_ready()
-        until("all workers are open again", self._is_open, within_s=SETTLED_WITHIN_S, every_s=0.05)
+        try:
+            until("all workers are open again", self._is_open, within_s=SETTLED_WITHIN_S, every_s=0.05)
+        except NotInTime:
+            self._ask_for_stacks()
+            raise
         # What a worker or a broker took with it comes back after the visibility timeout, beside the next cycles.
         if self.victim == CHILD:
             self.settle()
+
+    def _ask_for_stacks(self) -> None:
+        """Into the logs: Celery's parents answer SIGUSR1 with the stack of each thread."""
+        for worker in self.fleet.workers.values():
+            worker.send(signal.SIGUSR1)
+        with suppress(NotInTime):
+            until("they have answered", lambda: False, within_s=1.0)
 
     def _has_done(self, items: int) -> bool:
         # A worker may end long after the broker was killed: when it closes the connection that it lost.

@@ -481,6 +481,56 @@ def test_a_late_hand_back_whose_reply_was_lost_is_not_done_twice(bench, script):
     assert bench.redis.hlen(bench.stored) == 1
 
 
+@pytest.mark.parametrize("way", ["late", "yielded"])
+def test_what_was_stored_and_given_out_again_before_the_next_try_is_not_stored_once_more(bench, way):
+    """S6: the answer was lost, and the broker was away for longer than the visibility timeout."""
+    bench.send(1)
+    bench.open_and_receive(1)
+    (parcel,) = bench.arrived
+    parcel.message.ack()
+    parcel.acknowledged = True
+    bench.pause()
+    bench.hands.tend()
+    if way == "late":
+        bench.connection.transport._deliver(dict(parcel.message._raw), bench.name)
+    else:
+        bench.hands._yielded.append(parcel)
+    with bench.losing_answers_of(STORE):
+        bench.hands.tend()
+    (tag,) = bench.redis.hkeys(bench.stored)
+    # Another worker restores it, and runs it to its end.
+    bench.redis.hdel(bench.stored, tag)
+    bench.redis.zrem(bench.index, tag)
+    bench.hands.tend()
+    assert bench.has_acknowledged
+    assert bench.waiting() == []
+
+
+def test_what_yields_while_a_worker_stops_that_has_lost_its_connection_goes_back_over_another(bench):
+    """S5: kombu 5.7 ends a worker that loses Redis at a bad moment, by an error on the lost connection."""
+    bench.send(1, 2)
+    bench.open_and_receive(2)
+    first, second = bench.arrived
+    for parcel in bench.arrived:
+        parcel.message.ack()
+        parcel.acknowledged = True
+    channel = bench.consumer.task_consumer.channel
+
+    def gone() -> Any:
+        raise AttributeError("'NoneType' object has no attribute 'hostname'")
+
+    channel.conn_or_acquire = gone
+    bench.consumer.app = SimpleNamespace(
+        connection_for_read=lambda: Connection(bench.url, transport_options=bench.options)
+    )
+    bench.hands._yielded.append(second)
+    bench.hands.close()
+    assert bench.waiting() == [2]
+    bench.hands._yielded.append(first)
+    bench.hands.close()
+    assert bench.waiting() == [1, 2]
+
+
 def test_an_event_that_cannot_be_sent_leaves_no_message_behind(bench):
     """S5: the event goes to the broker too; what was taken from Celery and not yet owed must not be dropped."""
     bench.send(1, 2, 3, 4)
