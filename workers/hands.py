@@ -117,7 +117,7 @@ class Hands:
         self._consumer = None
 
     def close(self) -> None:
-        """The worker stops: its loop has ended; the connection stays until the pool has stopped. May be called again."""
+        """The worker stops: its loop has ended; the connection stays until the pool has. May be called again."""
         if self._is_closing:
             self._settle_last()
             return

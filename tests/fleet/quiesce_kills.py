@@ -141,10 +141,11 @@ class Killing:
 
     def _ask_for_stacks(self) -> None:
         """Into the logs: Celery's parents answer SIGUSR1 with the stack of each thread."""
-        for worker in self.fleet.workers.values():
+        workers = [worker for worker in self.fleet.workers.values() if worker.is_running]
+        for worker in workers:
             worker.send(signal.SIGUSR1)
         with suppress(NotInTime):
-            until("they have answered", lambda: False, within_s=1.0)
+            until("they have answered", lambda: all("MainThread" in worker.process.output for worker in workers))
 
     def _has_done(self, items: int) -> bool:
         # A worker may end long after the broker was killed: when it closes the connection that it lost.
