@@ -60,6 +60,7 @@ class Rabbit:
         self._epmd: ServerProcess | None = None
         self._epmd_port = 0
         self._server: ServerProcess | None = None
+        self.was_killed = False
 
     @property
     def port(self) -> int:
@@ -216,8 +217,16 @@ class Rabbit:
 
     def kill(self) -> None:
         """End it at once, as a crash would, and return when it is gone."""
+        self.was_killed = True
         if self._server:
             self._server.stop(signal.SIGKILL)
+
+    def renew(self) -> None:
+        """Stop it, and start one that has never seen a queue, on the same port."""
+        self.stop()
+        shutil.rmtree(self.directory / "mnesia", ignore_errors=True)
+        self.was_killed = False
+        self.start()
 
     def freeze(self) -> None:
         """Stop it in its tracks: connections stay open and nothing answers. `thaw` lets it go on."""
