@@ -84,22 +84,23 @@ class Database:
         One that was lost while it lay in the pool shows itself here, where nothing has been done yet, and all that lie
         there are replaced: no question has to go out before to find that out.
         """
-        for is_last in (False, True):
-            connection = self._engine.connect()
-            try:
-                connection.execute(_BEGIN)
-            except DBAPIError as error:
-                connection.close()
-                if is_last or not error.connection_invalidated:
-                    raise
-                # The whole pool: what else lies there was most likely lost too. (By itself SQLAlchemy goes by the
-                # wall clock, which may be set back.)
-                self._engine.dispose()
-            except BaseException:
-                connection.close()
+        try:
+            return self._begin()
+        except DBAPIError as error:
+            if not error.connection_invalidated:
                 raise
-            else:
-                break
+        # The whole pool: what else lies there was most likely lost too. (By itself SQLAlchemy goes by the wall clock,
+        # which may be set back.)
+        self._engine.dispose()
+        return self._begin()
+
+    def _begin(self) -> Connection:
+        connection = self._engine.connect()
+        try:
+            connection.execute(_BEGIN)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def check(self) -> None:

@@ -56,10 +56,6 @@ class _Outdated(Exception):
 class _Restored(Exception):
     """What is published knows more than the database: the epoch must be bumped before anything else changes."""
 
-    def __init__(self, met: Snapshot) -> None:
-        super().__init__(met)
-        self.met = met
-
 
 class Pausing:
     """Pause, resume, expire and read one namespace. Thread-safe; several replicas may run at once."""
@@ -190,10 +186,11 @@ class Pausing:
                 done = self._once(ask, work)
             except _Outdated:
                 continue
-            except _Restored as restored:
+            except _Restored:
+                assert met is not None
                 # Where the epoch cannot be bumped, the order stands all the same: it is published when it can be.
                 with suppress(Unavailable):
-                    self._publisher.meet(restored.met)
+                    self._publisher.meet(met)
                 met = None
                 continue
             if isinstance(done, _Refusal):
@@ -226,7 +223,7 @@ class Pausing:
     ) -> dict[str, Any] | _Refusal:
         truth = namespaces.lock(connection, self._namespace)
         if met is not None and is_restored(met, truth):
-            raise _Restored(met)
+            raise _Restored
         stored = answers.find(connection, self._namespace, ask)
         if stored is not None:
             return stored

@@ -67,10 +67,6 @@ class Publisher:
         """
         return self._judge(self._bus.read_slot())
 
-    def meet(self, met: Snapshot) -> None:
-        """Bump the epoch, where the database was restored. Raises Unavailable where Postgres is away."""
-        self._bump(met)
-
     def publish_now(self, edition: Edition) -> bool:
         """After a change: is `edition`, or a newer one, in Redis? Within about a second; never raises."""
         if not self._lock.acquire(timeout=INLINE_WAIT_S):
@@ -129,7 +125,7 @@ class Publisher:
         """The truth with its beat, above `met` in both."""
         truth = self._read()
         if met is not None and is_restored(met, truth):
-            self._bump(met)
+            self.meet(met)
             truth = self._read()
         if met is not None and met.beat >= truth.beat:
             # The same edition with a beat of the future: restored to a copy that misses only beats.
@@ -163,7 +159,8 @@ class Publisher:
             self._alarm("rolled_back", f"an old state {met.edition} (beat {met.beat}) was put back in Redis")
         return met
 
-    def _bump(self, met: Snapshot) -> None:
+    def meet(self, met: Snapshot) -> None:
+        """Bump the epoch, where the database was restored. Raises Unavailable, also where no epoch is left."""
         with self._database.transaction() as connection:
             truth = namespaces.lock(connection, self._namespace)
             # Another replica may have bumped it since: the second one finds nothing to do.

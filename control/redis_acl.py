@@ -64,8 +64,15 @@ def broker_rules(queues: Iterable[str], database: int = 0) -> tuple[str, ...]:
     transactions = ("+multi", "+exec", "+discard", "+watch", "+unwatch")
     fanout = ("+publish", "+subscribe", "+unsubscribe", "+psubscribe", "+punsubscribe")
     commands = (*lists, *unacked, *bindings, *others, *transactions, *fanout)
-    keys = ["~unacked", "~unacked_index", "~unacked_mutex", "~_kombu.*", "~*.celery.pidbox*", "~celeryev.*"]
-    keys.append("~sluicegate.stored:*")
+    keys = [
+        "~unacked",
+        "~unacked_index",
+        "~unacked_mutex",
+        "~_kombu.*",
+        "~*.celery.pidbox*",
+        "~celeryev.*",
+        "~sluicegate.stored:*",
+    ]
     for queue in queues:
         if not _QUEUE.fullmatch(queue) or queue.startswith("sluicegate:"):
             raise InvalidInput("queue", f"{queue!r} cannot stand in a rule for keys")

@@ -1586,15 +1586,17 @@ class AmqpWayBack:
         while self._owed:
             self._return(self._owed[0].message)
             del self._owed[0]
-        self._send_yielded(self._channel.connection)
+        if self._yielded:
+            self._send_yielded(self._channel.connection)
 
     def settle_apart(self) -> None:
         """What was unacknowledged on the lost connection, RabbitMQ itself returned."""
         self._owed.clear()
         self._in_hand.clear()
         self._cancelling.clear()
-        with self._consumer.app.connection_for_read() as connection:
-            self._send_yielded(connection.default_channel.connection)
+        if self._yielded:
+            with self._consumer.app.connection_for_read() as connection:
+                self._send_yielded(connection.default_channel.connection)
 
     def _send_yielded(self, connection: Any) -> None:
         while self._yielded:

@@ -145,16 +145,16 @@ class Cell:
     def noting(self, slot: int) -> tuple[Callable[[str], None], Callable[[], None]]:
         """For pool child number `slot`: what to call right before a task's own code, with its id, and when it is over.
 
-        No other process may write this slot meanwhile. Both are called for every task and call nothing that they need
-        not. Slots beyond SLOTS are not seen.
+        No other process may write this slot meanwhile. Both are called for every task.
+        Slots beyond SLOTS are not seen.
         """
         if not self.can_see(slot):
             return lambda task_id: None, lambda: None
-        words, at, crc32 = self.words, 1 + slot, zlib.crc32
+        words, at = self.words, 1 + slot
 
         def begin(task_id: str) -> None:
             begun = ((words[at] >> _BEGUN_SHIFT) + 1) & _BEGUN_MASK
-            words[at] = crc32(task_id.encode()) | _RUNS | begun << _BEGUN_SHIFT
+            words[at] = mark_of(task_id) | _RUNS | begun << _BEGUN_SHIFT
 
         def end() -> None:
             words[at] &= _AT_REST

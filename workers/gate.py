@@ -21,7 +21,7 @@ from sluicegate.schemas.holds import Hold
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import Claim, ScopeKind
 from sluicegate.schemas.snapshots import NOTHING, Edition, Snapshot
-from sluicegate.workers.cell import CONSULT, HOLDING, Cell, pack
+from sluicegate.workers.cell import Cell, pack
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,11 @@ class Standing:
     def is_open(self) -> bool:
         """May something start?"""
         return self.mode is Mode.RUN and self.local_reason is None
+
+    @property
+    def is_free(self) -> bool:
+        """May anything start?"""
+        return self.is_open and not self.scoped
 
     def mode_for(self, claim: Claim) -> Mode:
         """The effective mode for one start."""
@@ -98,8 +103,8 @@ class Gate(Generic[R]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.cell = cell
-        # As the flags of the cell, which is for pool children: to read shared memory takes several times as long.
-        self._is_looked_closer = True
+        # What the cell's flags say too, which are for pool children: to read shared memory takes longer.
+        self._is_any_held = True
         self.claim = claim
         self.claim_of: Callable[[R], Claim] = claim_of or (lambda request: claim)
         self._on_scoped = on_scoped
@@ -124,7 +129,7 @@ class Gate(Generic[R]):
         # Not `with`: it was seen to take more than twice as long as these two calls.
         self._acquire()
         try:
-            if self._is_looked_closer and self.holds_back(request):
+            if self._is_any_held and self.holds_back(request):
                 return False
             start(request)
             return True
@@ -134,7 +139,7 @@ class Gate(Generic[R]):
     def holds_back(self, request: R) -> bool:
         """Would `request` not be let through now? Without the lock an answer holds for no time at all."""
         standing = self.standing
-        return self._is_looked_closer and (not standing.is_open or standing.is_held(self.claim_of(request)))
+        return self._is_any_held and (not standing.is_open or standing.is_held(self.claim_of(request)))
 
     def put_in_force(self, snapshot: Snapshot) -> None:
         """Take a central state. Local holds stay: only the worker itself lifts them."""
@@ -202,14 +207,15 @@ class Gate(Generic[R]):
             self._on_scoped(standing.edition, standing.scoped)
         # Before the flip: what starts by it starts after this.
         self._flipped_at = datetime.now(UTC)
-        word = pack(
-            standing.mode,
-            standing.edition,
-            is_local=standing.local_reason is not None,
-            has_scoped=bool(standing.scoped),
+        self.cell.store(
+            pack(
+                standing.mode,
+                standing.edition,
+                is_local=standing.local_reason is not None,
+                has_scoped=bool(standing.scoped),
+            )
         )
-        self.cell.store(word)
-        self._is_looked_closer = bool(word & (HOLDING | CONSULT))
+        self._is_any_held = not standing.is_free
         self.standing = standing
         self._was_closed = self._was_closed or not standing.is_open
         self._wake()
@@ -233,8 +239,7 @@ class Gate(Generic[R]):
                 return True
             # A hold is in force once nothing can start any more; that there is none has been so since the flip, and
             # what started meanwhile (on RabbitMQ, while the consumer was being asked for) started rightly.
-            is_free = standing.is_open and not standing.scoped
-            at = self._flipped_at if is_free else datetime.now(UTC)
+            at = self._flipped_at if standing.is_free else datetime.now(UTC)
             self.applied = Applied(edition=standing.edition, at=at, standing=standing)
         self._log_once(standing)
         self._on_applied()

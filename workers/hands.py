@@ -117,9 +117,8 @@ class Hands:
         self._consumer = None
 
     def close(self) -> None:
-        """The worker stops: its loop has ended; the connection stays until the pool has. May be called again."""
+        """The worker stops: its loop has ended; the connection stays until the pool has. Once is enough."""
         if self._is_closing:
-            self._settle_last()
             return
         self._is_closing = True
         if waiting := sum(self.pool.is_waiting(request) for request in celery_inside.running_requests()):
@@ -350,7 +349,7 @@ class Hands:
 
     def _is_settled(self, standing: Standing) -> bool:
         """Has everything held that was given to the pool started or come back? Then nothing of it can start."""
-        if standing.is_open and not standing.scoped:
+        if standing.is_free:
             return True
         # Asked in this order: what the pool lets go is held.
         is_wanted = self._is_held if standing.is_open else _everything
@@ -377,7 +376,7 @@ class Hands:
         """
         assert self.gate is not None
         standing = self.gate.standing
-        if standing.is_open and not standing.scoped:
+        if standing.is_free:
             self._last_yields = {}
         return tuple(self._last_yields.copy().values())
 
@@ -385,7 +384,7 @@ class Hands:
         """Which tasks a deadline ended, while anything is held; as `yielded`."""
         assert self.gate is not None
         standing = self.gate.standing
-        if standing.is_open and not standing.scoped:
+        if standing.is_free:
             self.endings.forget()
         return self.endings.told()
 

@@ -69,7 +69,7 @@ if redis.call('SET', KEYS[3], '1', 'NX', 'EX', ARGV[4]) then
 end
 """
 STORED_FOR_S = 86_400
-"""How long it is remembered that a message was stored: longer than a broker may be away between two tries."""
+"""How long it is remembered that a message was stored. A try that comes later may store it once more."""
 
 # Makes messages look as if they had just been delivered, but for those that are there no more.
 #   KEYS[1] unacked index; ARGV: time, and tags

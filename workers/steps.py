@@ -131,7 +131,7 @@ class Member:
     def _pulse(self) -> object:
         """While held: what runs and what waits, since somebody waits for that."""
         standing = self.gate.standing
-        if standing.is_open and not standing.scoped:
+        if standing.is_free:
             return None
         return frozenset((task.id, task.is_waiting) for task in self.hands.running())
 

@@ -22,11 +22,12 @@ from tests.bench.timing import each_ns, rounds_ns
 from tests.fleet.harness import Fleet
 
 ROUNDS = 200
-_lock = threading.RLock()
-_acquire, _release = _lock.acquire, _lock.release
 GETS = 2_000
 TASKS = 4
 """Of a worker with two children, one after the other: each times its share of the rounds."""
+
+_lock = threading.RLock()
+_acquire, _release = _lock.acquire, _lock.release
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,7 +39,9 @@ SIZES = (10, 100, 1000, 10_000)
 A_PROCESS = 1000
 """Followers in one process, at most; but never fewer than two processes."""
 SPARE_FILES = 500
+"""Open files for all but the followers."""
 MOST_SHARING = 10
+"""Followers that may read over one connection; with more of them there would be little left of a connection each."""
 SLOW_FROM = 5000
 """From here on the poll is set to 30 s: on one machine all polls would take more than its processors have."""
 
@@ -169,14 +171,14 @@ def _sharing(size: int, files: int) -> int:
 
 
 def _allow_files(wanted: int) -> int:
-    """For this process and all that it starts; how many it came to."""
+    """For this process and all that it starts; how many of those wanted there may be."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
         except ValueError:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return min(wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def measure(sizes: Sequence[int], pauses: int) -> list[dict[str, Any]]:
@@ -189,8 +191,8 @@ def measure(sizes: Sequence[int], pauses: int) -> list[dict[str, Any]]:
         Stack(Path(directory), durable=False, actor="scale") as stack,
     ):
         with redis.Redis.from_url(stack.environ[settings.REDIS_URL.name]) as client:
-            wanted = min(files, 2 * max(sizes) + 2 * SPARE_FILES) - SPARE_FILES // 2
-            client.config_set("maxclients", max(int(client.config_get("maxclients")["maxclients"]), wanted))
+            least = int(client.config_get("maxclients")["maxclients"])
+            client.config_set("maxclients", max(least, files - SPARE_FILES // 2))
         for size in sizes:
             row: dict[str, Any] = {"followers": size, "toAConnection": sharing[size]}
             for kind in ("real", "unchecked"):

@@ -1,7 +1,7 @@
 """No-op tasks on a prefork worker with the plugin, beside one of plain Celery: many pairs of workers, in short blocks.
 
 A difference of 2 % is less than what a shared machine does by itself from one second to the next, and less than what
-one worker process differs from another that was started alike (hash seeds, where its memory lies). So two workers are
+one worker process differs from another that was started alike. So two workers are
 started, take turns, and are replaced by two new ones, over and over. A block takes a few tenths of a second, and four
 blocks make a round: plain, plugin, plugin, plain, the next round the other way round. What drifts slowly is the same
 for both within a round, and whatever being first is worth is shared out. A pair gives one ratio, the geometric mean of

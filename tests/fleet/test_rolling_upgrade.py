@@ -13,6 +13,7 @@ from sluicegate.control.stack import Stack
 from tests.fleet.harness import Fleet
 from tests.fleet.waiting import until
 
+ITEMS = 60
 RECIPE = Path(__file__).parents[2] / "docs" / "recipes" / "rolling-upgrade.sh"
 
 
@@ -30,7 +31,7 @@ def run(stack: Stack, fleet: Fleet, *arguments: str, **more: str) -> subprocess.
     return subprocess.Popen(command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-@pytest.mark.timeout(320)
+@pytest.mark.timeout(200)
 def test_s5_s6_workers_are_restarted_behind_a_pause_and_nothing_is_lost(stack: Stack, tmp_path: Path) -> None:
     """Tasks run all the time; each of two workers has another incarnation afterwards, and every item is done once.
 
@@ -47,7 +48,7 @@ def test_s5_s6_workers_are_restarted_behind_a_pause_and_nothing_is_lost(stack: S
         fleet.wait_ready()
         fleet.wait_open()
         old = {word.incarnation for word in fleet.words()}
-        tasks = {fleet.send("steps_wait" if number % 2 else "steps_yield", 30, 0.1) for number in range(8)}
+        tasks = {fleet.send("steps_wait" if number % 2 else "steps_yield", ITEMS, 0.1) for number in range(8)}
         until("they are at work", lambda: len(fleet.items()) > 20)
         restart = f"touch {go}; while [ ! -e {back} ]; do sleep 0.05; done"
         upgrade = run(stack, fleet, "deploying 4.2", "sh", "-c", restart)
@@ -58,15 +59,15 @@ def test_s5_s6_workers_are_restarted_behind_a_pause_and_nothing_is_lost(stack: S
             fleet.workers[name].stop()
             fleet.restart(name, wait=False)
         back.touch()
-        output, _ = upgrade.communicate(timeout=180)
+        output, _ = upgrade.communicate(timeout=90)
         until("all is done", lambda: fleet.ended() == tasks, within_s=60)
         new = {word.incarnation for word in fleet.words()}
         done = sorted((item.seq, item.item) for item in fleet.items())
     assert upgrade.returncode == 0, output
     assert "REOPENING" in output
     assert not old & new
-    assert before < 8 * 30
-    assert done == sorted((seq, item) for seq in tasks for item in range(30)), "each item once"
+    assert before < 8 * ITEMS
+    assert done == sorted((seq, item) for seq in tasks for item in range(ITEMS)), "each item once"
 
 
 def test_a_restart_that_fails_leaves_the_pause_and_its_own_exit_code(stack: Stack) -> None:

@@ -527,7 +527,7 @@ def test_what_yields_while_a_worker_stops_that_has_lost_its_connection_goes_back
     bench.hands.close()
     assert bench.waiting() == [2]
     bench.hands._yielded.append(first)
-    bench.hands.close()
+    bench.hands._settle_last()
     assert bench.waiting() == [1, 2]
 
 

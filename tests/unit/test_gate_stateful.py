@@ -386,7 +386,7 @@ def open_at_boot(patch: pytest.MonkeyPatch, machine: type[Worker]) -> None:
     def made_open(gate: Gate[Any], *args: Any, **more: Any) -> None:
         make(gate, *args, **more)
         gate.cell.store(pack(Mode.RUN, NOTHING))
-        gate._is_looked_closer = False
+        gate._is_any_held = False
 
     patch.setattr(Gate, "__init__", made_open)
 
@@ -445,7 +445,7 @@ def opens_when_touch_is_lost(patch: pytest.MonkeyPatch, machine: type[Worker]) -
         look(self)
         if self.life.saw_nothing and self.life.in_force:
             self.gate.cell.store(pack(Mode.RUN, self.gate.cell.edition))
-            self.gate._is_looked_closer = False
+            self.gate._is_any_held = False
 
     patch.setattr(machine, "look", trusting)
 
