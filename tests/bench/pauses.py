@@ -162,6 +162,7 @@ class _OnCelery:
     def wait_a_few_starts(self, chance: random.Random) -> None:
         """So that each pause comes somewhere else."""
         self.fleet.wait_started(len(self.fleet.started()) + chance.randint(1, 12))
+        _let_some_of_a_task_pass(chance)
 
     def count_starts(self) -> int:
         """By the records."""
@@ -299,12 +300,18 @@ class BySuspending:
         for _ in range(count):
             self.rq.refill(TASK_S)
             self.rq.wait_started(len(self.rq.starts()) + chance.randint(1, 12))
+            _let_some_of_a_task_pass(chance)
             pause = self.rq.suspend()
             self.rq.wait_suspended()
             done.append(pause.with_starts(at_us for at_us, _ in self.rq.starts()))
             self.rq.resume()
         self.rq.wait_done()
         return Leak(pauses=tuple(done))
+
+
+def _let_some_of_a_task_pass(chance: random.Random) -> None:
+    """A pause that always came right after a start would be in force before the next: tasks take longer than pauses."""
+    time.sleep(chance.uniform(0, TASK_S))
 
 
 def _leak(verdict: Verdict) -> Leak:

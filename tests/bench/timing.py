@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 CALLS = 1_000
 """In one round."""
@@ -14,7 +14,17 @@ def rounds_ns(call: Callable[[], object], rounds: int) -> list[float]:
 
     What the loop and the call of a lambda cost is taken off: an empty one is timed in turn.
     """
-    return [max(0.0, _round(call) - _round(_empty)) for _ in range(rounds)]
+    return in_turn_ns([call], rounds)[0]
+
+
+def in_turn_ns(calls: Sequence[Callable[[], object]], rounds: int) -> list[list[float]]:
+    """The same of several that take turns, so that what the machine does meanwhile befalls all of them."""
+    found: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        empty = _round(_empty)
+        for call, times in zip(calls, found, strict=True):
+            times.append(max(0.0, _round(call) - empty))
+    return found
 
 
 def each_ns(call: Callable[[], object], count: int) -> list[float]:

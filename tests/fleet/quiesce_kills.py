@@ -12,12 +12,14 @@ what the broker itself forgets in a crash is lost to plain Celery as well, and n
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -27,11 +29,11 @@ import redis
 from sluicegate.control.stack import Stack
 from tests.fleet import app as fleet_app
 from tests.fleet import broker
+from tests.fleet.broker_log import BrokerLog
 from tests.fleet.harness import Fleet
 from tests.fleet.long_runs import BROKER, CHILD, KINDS, MODULE, PARENT, Findings, Kill, Story, judge
 from tests.fleet.records import microseconds
 from tests.fleet.waiting import NotInTime, until
-from tests.fleet.wire import Wire
 
 WORKERS = ("w1", "w2")
 SLOTS = 3
@@ -41,6 +43,9 @@ VISIBILITY_S = 6
 """Many times what a task takes: one that runs for longer is given out again, pause or no pause."""
 PAUSE_AT_S = 0.15
 SETTLED_WITHIN_S = 60.0
+SYNC = ("CONFIG", "SET", "appendfsync")
+POPPED_WITHIN_S = 3.0
+"""Before an end. The broker's log has whole seconds, and a worker that ends by itself is found a moment later."""
 
 
 @dataclass(slots=True)
@@ -72,38 +77,36 @@ class Killing:
         self.stack = stack
         self.chance = random.Random(f"{seed} {victim}")
         self.fleet = Fleet(stack, visibility_s=VISIBILITY_S, prefetch=1, environ={fleet_app.MUTEX_S: "5"})
-        self.wire = Wire(self.fleet.sender.conf.broker_url)
         self.kinds: dict[int, str] = {}
         self.kills: list[Kill] = []
-        self.restarts = 0
+        self.log = BrokerLog(stack.valkey.data_dir)
+        self.ends_at: list[float] = []
+        """When a worker was found that had ended, in Unix time."""
         self._failure: Exception | None = None
 
     def __enter__(self) -> Self:
-        self.wire.__enter__()
         self.fleet.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            with suppress(redis.RedisError):
-                self._sync("everysec")
-            self.fleet.__exit__(kind, error, trace)
-        finally:
-            self.wire.__exit__(None, None, None)
+        with suppress(redis.RedisError):
+            self.fleet.redis.execute_command(*SYNC, "everysec", "aof-timestamp-enabled", "no")
+        self.fleet.__exit__(kind, error, trace)
 
     def start(self) -> None:
         """Workers up and open."""
-        self._sync("always")
+        self._have_it_kept()
         self.fleet.watch()
         for name in WORKERS:
             self.fleet.start(name, slots=SLOTS, module=MODULE, wait=False)
         self.fleet.wait_ready()
         self.fleet.wait_open()
 
-    def _sync(self, how: str) -> None:
-        self.fleet.redis.execute_command("CONFIG", "SET", "appendfsync", how)
+    def _have_it_kept(self) -> None:
+        self.fleet.redis.execute_command(*SYNC, "always")
+        self.log.keep(self.fleet.redis)
 
     def cycle(self) -> None:
         """One quiesce and resume, with one kill."""
@@ -168,7 +171,7 @@ class Killing:
         self._note(frozenset())
         self.stack.valkey.kill()
         self.stack.valkey.start()
-        self._sync("always")
+        self._have_it_kept()
 
     def _kill_parent(self, name: str) -> None:
         worker = self.fleet.workers[name]
@@ -191,9 +194,17 @@ class Killing:
         """Start again what is gone, as whoever looks after workers would."""
         for name, worker in self.fleet.workers.items():
             if not worker.is_running:
-                self.restarts += 1
+                self.ends_at.append(time.time())
                 worker.kill()
                 self.fleet.restart(name, wait=False)
+
+    def keep(self, directory: Path) -> None:
+        """Logs, records and the broker's own log, for whoever looks for the reason."""
+        shutil.copytree(self.fleet.directory, directory, ignore=shutil.ignore_patterns("tmp"), dirs_exist_ok=True)
+        shutil.copytree(self.stack.valkey.data_dir, directory / "valkey", dirs_exist_ok=True)
+        names = [f"{seq} {self.kinds[seq]} {self.fleet.ids[seq]}" for seq in sorted(self.kinds)]
+        kills = [f"killed {kill.victim} {kill.at_us} {sorted(kill.pids)}" for kill in self.kills]
+        (directory / "story").write_text("\n".join([*names, *kills, ""]))
 
     def settle(self) -> None:
         """Return once nothing runs and nothing lies in the broker: what has not ended then, is lost."""
@@ -232,6 +243,16 @@ class Killing:
         contents = fleet.contents()
         return not (contents.queued or contents.unacked or fleet.running()) and fleet.count_starts() == before
 
+    def _on_the_wire(self, missing: set[int]) -> set[int]:
+        """Those that the broker popped when it, or a worker, was about to end, and of which it knows no more."""
+        ends_at = [] if self.victim == CHILD else [*(kill.at_us / 1e6 for kill in self.kills), *self.ends_at]
+        popped = self.log.popped_last()
+        return {
+            seq
+            for seq in missing
+            if (at := popped.get(self.fleet.ids[seq])) and any(-1 <= end - at <= POPPED_WITHIN_S for end in ends_at)
+        }
+
     def outcome(self) -> Outcome:
         """The judgement of all cycles so far."""
         self.settle()
@@ -245,7 +266,7 @@ class Killing:
             items=fleet.items(),
             cursors=fleet.cursors(),
             kills=self.kills,
-            on_the_wire={seq for seq in self.kinds if seq not in ended and self.wire.was_pushed_last(fleet.ids[seq])},
+            on_the_wire=self._on_the_wire(set(self.kinds) - ended),
         )
         return Outcome(
             findings=judge(story),
@@ -253,19 +274,33 @@ class Killing:
             late_starts=len(fleet.check().late_starts),
             runs=fleet.count_starts(),
             yields=sum(record.event == "yield" for record in records),
-            died=self.restarts - (len(self.kills) if self.victim == PARENT else 0),
+            died=len(self.ends_at) - (len(self.kills) if self.victim == PARENT else 0),
             victim=self.victim,
         )
 
 
-def run(stack: Stack, victim: str, cycles: int, seed: int, say: Callable[[str], None] = lambda text: None) -> Outcome:
-    """`cycles` kills of `victim`, judged together."""
+def run(
+    stack: Stack,
+    victim: str,
+    cycles: int,
+    seed: int,
+    say: Callable[[str], None] = lambda text: None,
+    keep: Path | None = None,
+) -> Outcome:
+    """`cycles` kills of `victim`, judged together. What a failure left behind is kept in `keep`."""
     with Killing(stack, victim, seed) as killing:
-        killing.start()
-        for number in range(cycles):
-            killing.cycle()
-            say(f"{victim}: {number + 1} of {cycles} killed")
-        return killing.outcome()
+        is_well = False
+        try:
+            killing.start()
+            for number in range(cycles):
+                killing.cycle()
+                say(f"{victim}: {number + 1} of {cycles} killed")
+            outcome = killing.outcome()
+            is_well = not outcome.broken
+            return outcome
+        finally:
+            if keep is not None and not is_well:
+                killing.keep(keep / f"{victim}-{seed}")
 
 
 def _sleep_until(moment: float) -> None:

@@ -40,12 +40,14 @@ QUEUES = (VALKEY, "classic", "quorum")
 """Valkey's lists, and RabbitMQ's types of queue."""
 
 
-def soak_kills(stack: Stack, victim: str, kills: int, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
+def soak_kills(
+    stack: Stack, victim: str, kills: int, seed: int, say: Callable[[str], None], keep: Path | None = None
+) -> dict[str, Any]:
     """The facts of `kills` kills of `victim`."""
     facts: dict[str, Any] = {"kills": 0, "runs": 0, "yields": 0, "broken": []}
     while facts["kills"] < kills:
         chapter = min(CHAPTER, kills - facts["kills"])
-        outcome = run_kills(stack, victim, chapter, seed + facts["kills"], say)
+        outcome = run_kills(stack, victim, chapter, seed + facts["kills"], say, keep)
         found = asdict(outcome.findings) | {"runs": outcome.runs, "yields": outcome.yields, "kills": outcome.kills}
         found["died"] = outcome.died
         for name, value in found.items():
@@ -92,6 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--queue", choices=QUEUES, help="the matrix on these queues alone; with --kills 0 nothing else")
     parser.add_argument("--minutes", type=float, default=5.0, help="of each task of the matrix (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the instants")
+    parser.add_argument("--keep", type=Path, help="where to keep logs and records of kills that broke a promise")
     parser.add_argument("--json", action="store_true", help="print the facts as one JSON object")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -106,7 +109,9 @@ def main(arguments: list[str] | None = None) -> int:
             Stack(Path(directory) / "stack", durable=False, actor="soak") as stack,
         ):
             victims = [] if not options.kills else [options.victim] if options.victim else VICTIMS
-            killed = {victim: soak_kills(stack, victim, options.kills, options.seed, say) for victim in victims}
+            killed = {
+                victim: soak_kills(stack, victim, options.kills, options.seed, say, options.keep) for victim in victims
+            }
             queues = [] if options.no_matrix else [options.queue] if options.queue else QUEUES
             matrix = soak_matrix(stack, queues, options.minutes, say)
     except KeyboardInterrupt:
