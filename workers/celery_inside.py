@@ -22,6 +22,8 @@ What is relied on                                             where it stands
   ended, and lets one that raised Ignore be acknowledged   celery/worker/strategy.py, celery/worker/request.py
 - `Task.run` is looked up when a tracer is built           celery/app/trace.py
 - `build_tracer`: `before_start` comes last before the task's code; a child calls `__trace__`  celery/app/trace.py
+- a tracer's `(outcome, info, runtime, text)`: of one that raised Ignore `outcome` is a billiard `ExceptionInfo`, whose
+  `.tb` holds the frames, and `info.retval` the exception     celery/app/trace.py, billiard/einfo.py
 - `Request.terminate`, and of one that is given back: `_already_cancelled`, `_apply_result`, `worker_pid`;
   `TaskPool.terminate_job`, `ApplyResult.terminate`          celery/worker/request.py, billiard/pool.py
 - `state.requests`, `.reserved_requests`, `.active_requests`, `.scheduled_requests` (5.7)   celery/worker/state.py
@@ -1739,6 +1741,18 @@ def note_begin_of(task_class: Any, note: Callable[[str], None]) -> None:
     task_class.before_start = before_start
 
 
+def shorten_yield(told: Any) -> None:
+    """Take the frames out of what a tracer tells its worker of a run that yielded: nobody reads them.
+
+    They are 35 kB (Celery 5.7, billiard 4.3). What is longer than 16 kB a child writes in two pieces, and where the
+    broker's connection is lost between the two Celery's parent takes the second for a new message: the yield is lost,
+    or the worker ends. Less than PIPE_BUF, 4 kB, comes in one.
+    """
+    outcome, info, *_ = told
+    if isinstance(info.retval, YieldedRun):
+        outcome.tb = None
+
+
 def note_starts_in_children(app: Any, hostname: str, cell: Cell) -> Callable[..., None]:
     """The receiver of `worker_process_init` that makes a pool child write what it begins and ends.
 
@@ -1779,8 +1793,11 @@ class _Child:
         def traced(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
             self._traced = uuid
             try:
-                return trace(uuid, args, kwargs, request)
+                told = trace(uuid, args, kwargs, request)
             finally:
                 note_end()
+            if told[1] is not None:
+                shorten_yield(told)
+            return told
 
         return traced

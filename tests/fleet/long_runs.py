@@ -34,6 +34,8 @@ VICTIMS = (CHILD, PARENT, BROKER)
 
 _ACKNOWLEDGED_WITHIN_US = 250_000
 """How long after the end of a run's code its message may still be the worker's: its parent sees to that."""
+_BEGUN_WITHIN_US = 250_000
+"""How long after its message was given to a pool child the task's code may begin."""
 _BROKER_BACK_WITHIN_US = 2_000_000
 
 
@@ -153,11 +155,15 @@ def _judge_starts(name: str, kind: str, mine: Sequence[_Run], story: Story, foun
 
 
 def _gives_out_again(kill: Kill, kind: str, run: _Run) -> bool:
-    """Was the message of `run` not acknowledged when it had to be, or could not be, because of this kill?"""
+    """Was the message of `run` not acknowledged when it had to be, or could not be, because of this kill?
+
+    A run may begin a moment after the broker's end: its child had the message before.
+    """
     if kind.endswith(EARLY):
         # It is acknowledged as it begins.
         return kill.victim == BROKER and abs(kill.at_us - run.at_us) <= _BROKER_BACK_WITHIN_US
-    is_between = run.at_us <= kill.at_us <= run.over_us + _ACKNOWLEDGED_WITHIN_US
+    since_us = run.at_us - (_BEGUN_WITHIN_US if kill.victim == BROKER else 0)
+    is_between = since_us <= kill.at_us <= run.over_us + _ACKNOWLEDGED_WITHIN_US
     return is_between and (kill.victim == BROKER or (kill.victim == PARENT and run.over is Event.END))
 
 

@@ -287,7 +287,7 @@ def run(
     say: Callable[[str], None] = lambda text: None,
     keep: Path | None = None,
 ) -> Outcome:
-    """`cycles` kills of `victim`, judged together. What a failure left behind is kept in `keep`."""
+    """`cycles` kills of `victim`, judged together. `keep`: a place for logs and records of what lost or broke something."""
     with Killing(stack, victim, seed) as killing:
         is_well = False
         try:
@@ -296,7 +296,7 @@ def run(
                 killing.cycle()
                 say(f"{victim}: {number + 1} of {cycles} killed")
             outcome = killing.outcome()
-            is_well = not outcome.broken
+            is_well = not (outcome.broken or outcome.findings.lost_on_the_wire)
             return outcome
         finally:
             if keep is not None and not is_well:

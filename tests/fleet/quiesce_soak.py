@@ -94,7 +94,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--queue", choices=QUEUES, help="the matrix on these queues alone; with --kills 0 nothing else")
     parser.add_argument("--minutes", type=float, default=5.0, help="of each task of the matrix (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the instants")
-    parser.add_argument("--keep", type=Path, help="where to keep logs and records of kills that broke a promise")
+    parser.add_argument(
+        "--keep", type=Path, help="where to keep logs and records of kills that lost or broke something"
+    )
     parser.add_argument("--json", action="store_true", help="print the facts as one JSON object")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)

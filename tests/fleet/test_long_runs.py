@@ -77,6 +77,13 @@ def test_a_run_after_the_end_is_found_unless_the_end_was_not_acknowledged() -> N
     assert judge(killed(again, PARENT, 800, 2)).broken != []
 
 
+def test_a_run_may_begin_a_moment_after_the_broker_that_gave_it_out_was_killed() -> None:
+    again = replace(YIELDED, records=[*YIELDED.records, record(Event.START, 900, pid=3)])
+    assert judge(killed(again, BROKER, 99)).broken == []
+    assert judge(killed(again, BROKER, -200)).broken != []
+    assert judge(killed(again, PARENT, 99, 2)).broken != []
+
+
 def test_a_lost_task_is_found_unless_celery_would_have_lost_it() -> None:
     assert judge(CUT_OFF).broken == ["task 0 (wait_sure) is lost"]
     for victim in (CHILD, PARENT):

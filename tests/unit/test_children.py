@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
+import select
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from billiard.pool import READY
 from celery import Celery, signals
 from celery.app.trace import build_tracer
+from celery.exceptions import Ignore
 
-from sluicegate.workers.celery_inside import _Child, note_begin_of
+from sluicegate.workers.celery_inside import YieldedRun, _Child, note_begin_of
 from sluicegate.workers.cell import Cell
 
 SLOT = 3
@@ -33,11 +37,12 @@ class Bench:
         note_begin_of(type(behind), self.child.note_begin)
         return behind
 
-    def run(self, task: Any, task_id: str) -> None:
+    def run(self, task: Any, task_id: str) -> Any:
         task = self.note(task)
         trace = self.child.noting_end(build_tracer(task.name, task, self.app.loader, "w1@h", app=self.app))
-        trace(task_id, (), {}, {"id": task_id, "delivery_info": {}})
+        told = trace(task_id, (), {}, {"id": task_id, "delivery_info": {}})
         self.see("after", task_id)
+        return told
 
 
 @pytest.fixture
@@ -114,3 +119,27 @@ def test_a_task_s_own_before_start_is_called_and_is_already_its_own_code(bench):
 
     bench.run(work, "t1")
     assert bench.seen == {"before_start": True, "after": False}
+
+
+def test_a_child_says_in_one_piece_that_a_run_yielded(bench):
+    """S5: what it writes in two, a parent that loses its broker in between has read one half of."""
+
+    @bench.app.task(shared=False)
+    def stop():
+        raise YieldedRun
+
+    @bench.app.task(shared=False)
+    def fail():
+        raise Ignore
+
+    yielded, other = bench.run(stop, "t1"), bench.run(fail, "t2")
+    assert isinstance(yielded.retval.exception.exc, YieldedRun)
+    assert len(_as_billiard_sends(yielded)) < select.PIPE_BUF
+    # Nobody else's frames are taken: they may be what somebody looks for.
+    assert other.retval.tb is not None
+
+
+def _as_billiard_sends(told: Any) -> bytes:
+    outcome, info, runtime, _ = told
+    assert info is not None
+    return pickle.dumps((READY, (1, None, (True, (1, outcome, runtime), 12), 12)))
