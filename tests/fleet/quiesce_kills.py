@@ -287,7 +287,7 @@ def run(
     say: Callable[[str], None] = lambda text: None,
     keep: Path | None = None,
 ) -> Outcome:
-    """`cycles` kills of `victim`, judged together. `keep`: a place for logs and records of what lost or broke something."""
+    """`cycles` kills of `victim`, judged together. `keep`: a place for the logs of what lost or broke something."""
     with Killing(stack, victim, seed) as killing:
         is_well = False
         try:
