@@ -11,8 +11,10 @@ a line `#TS:SECONDS` where a new second begins. A BRPOP stands there as an RPOP,
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,26 @@ from tests.fleet.broker import UNACKED
 _ID = re.compile(rb'"id": "([0-9a-f-]{36})')
 _FILES = re.compile(r"file (\S+) seq \d+ .*type i")
 _OTHER_LIST_COMMANDS = {b"LREM", b"LTRIM", b"LSET", b"LINSERT", b"LMOVE", b"RPOPLPUSH", b"RENAME", b"COPY", b"RESTORE"}
+
+
+@dataclass(frozen=True, slots=True)
+class Pop:
+    """A message that was popped and of which nothing else is known since.
+
+    `second`: Unix time, whole seconds. `before_end`: how many commands the server wrote after it until it was killed;
+    None where it was not.
+    """
+
+    second: int
+    before_end: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    number: int
+    at: int
+    second: int
+    words: list[bytes]
 
 
 class BrokerLog:
@@ -33,25 +55,23 @@ class BrokerLog:
         self._directory = directory / "appendonlydir"
         newest = self._paths()[-1]
         self._begin = newest, newest.stat().st_size
+        self._ends: list[int] = []
 
     def keep(self, client: Any) -> None:
         """Have the server write the times down, and rewrite nothing; again after each of its starts."""
         client.execute_command("CONFIG", "SET", "aof-timestamp-enabled", "yes", "auto-aof-rewrite-percentage", "0")
 
-    def popped_last(self) -> dict[str, int]:
-        """Of each message that was popped from a list, and of which nothing else is known since: when, in seconds.
+    def note_end(self) -> None:
+        """The server has just been killed, and was not started again yet."""
+        self._ends.append(len(self._read()))
 
-        The second in which it was popped; Unix time.
-        """
+    def popped_last(self) -> dict[str, Pop]:
+        """By task id, each message that was popped from a list, and of which nothing else is known since."""
         lists: dict[bytes, list[bytes]] = defaultdict(list)
-        tasks: dict[bytes, str] = {}
-        popped: dict[str, int] = {}
-        now = 0
-        for words in self._commands():
-            if isinstance(words, int):
-                now = words
-                continue
-            name, *rest = words
+        popped: dict[str, _Command] = {}
+        commands = list(self._commands())
+        for command in commands:
+            name, *rest = command.words
             match name.upper(), rest:
                 case (b"LPUSH" | b"RPUSH") as push, [key, *messages]:
                     for message in messages:
@@ -60,11 +80,10 @@ class BrokerLog:
                 case (b"LPOP" | b"RPOP") as pop, [key, *count]:
                     for _ in range(int(count[0]) if count else 1):
                         if lists[key]:
-                            popped[_task(lists[key].pop(0 if pop == b"LPOP" else -1))] = now
+                            popped[_task(lists[key].pop(0 if pop == b"LPOP" else -1))] = command
                 case b"HSET", [key, *pairs] if key.endswith(UNACKED.encode()):
-                    for tag, entry in zip(pairs[::2], pairs[1::2], strict=True):
-                        tasks[tag] = _task(entry)
-                        popped.pop(tasks[tag], None)
+                    for entry in pairs[1::2]:
+                        popped.pop(_task(entry), None)
                 case ((b"DEL" | b"UNLINK"), keys):
                     for key in keys:
                         lists.pop(key, None)
@@ -72,22 +91,29 @@ class BrokerLog:
                     lists.clear()
                 case other, _ if other in _OTHER_LIST_COMMANDS:
                     raise AssertionError(f"{other!r} changes lists, and is not followed")
-        return popped
+        starts = [command.at for command in commands]
+        return {task: Pop(command.second, self._before_end(command, starts)) for task, command in popped.items()}
+
+    def _before_end(self, command: _Command, starts: list[int]) -> int | None:
+        end = next((end for end in self._ends if end > command.at), None)
+        return None if end is None else bisect_left(starts, end) - command.number - 1
 
     def _paths(self) -> list[Path]:
         (manifest,) = self._directory.glob("*.manifest")
         return [self._directory / name for name in _FILES.findall(manifest.read_text())]
 
-    def _commands(self) -> Iterator[list[bytes] | int]:
-        """Each command, in words; and the time, in seconds, of those that follow."""
+    def _read(self) -> bytes:
         path, at = self._begin
         paths = self._paths()
-        data = path.read_bytes()[at:] + b"".join(later.read_bytes() for later in paths[paths.index(path) + 1 :])
-        at = 0
+        return path.read_bytes()[at:] + b"".join(later.read_bytes() for later in paths[paths.index(path) + 1 :])
+
+    def _commands(self) -> Iterator[_Command]:
+        data = self._read()
+        at = number = second = 0
         while (end := data.find(b"\r\n", at)) >= 0:
-            head, at = data[at:end], end + 2
+            begin, head, at = at, data[at:end], end + 2
             if head.startswith(b"#TS:"):
-                yield int(head[4:])
+                second = int(head[4:])
             if not head.startswith(b"*"):
                 continue
             words = []
@@ -99,7 +125,8 @@ class BrokerLog:
                 if end < 0 or at > len(data):
                     # A server that runs is in the middle of it.
                     return
-            yield words
+            yield _Command(number, begin, second, words)
+            number += 1
 
 
 def _task(message: bytes) -> str:

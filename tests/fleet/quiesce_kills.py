@@ -44,8 +44,8 @@ VISIBILITY_S = 6
 PAUSE_AT_S = 0.15
 SETTLED_WITHIN_S = 60.0
 SYNC = ("CONFIG", "SET", "appendfsync")
-POPPED_WITHIN_S = 3.0
-"""Before an end. The broker's log has whole seconds, and a worker that ends by itself is found a moment later."""
+LAST_COMMANDS = 30
+"""Of a broker that is killed: what they popped, no worker may have heard of."""
 
 
 @dataclass(slots=True)
@@ -80,8 +80,7 @@ class Killing:
         self.kinds: dict[int, str] = {}
         self.kills: list[Kill] = []
         self.log = BrokerLog(stack.valkey.data_dir)
-        self.ends_at: list[float] = []
-        """When a worker was found that had ended, in Unix time."""
+        self.restarts = 0
         self._failure: Exception | None = None
 
     def __enter__(self) -> Self:
@@ -170,6 +169,7 @@ class Killing:
     def _kill_broker(self, name: str) -> None:
         self._note(frozenset())
         self.stack.valkey.kill()
+        self.log.note_end()
         self.stack.valkey.start()
         self._have_it_kept()
 
@@ -194,7 +194,7 @@ class Killing:
         """Start again what is gone, as whoever looks after workers would."""
         for name, worker in self.fleet.workers.items():
             if not worker.is_running:
-                self.ends_at.append(time.time())
+                self.restarts += 1
                 worker.kill()
                 self.fleet.restart(name, wait=False)
 
@@ -244,14 +244,13 @@ class Killing:
         return not (contents.queued or contents.unacked or fleet.running()) and fleet.count_starts() == before
 
     def _on_the_wire(self, missing: set[int]) -> set[int]:
-        """Those that the broker popped when it, or a worker, was about to end, and of which it knows no more."""
-        ends_at = [] if self.victim == CHILD else [*(kill.at_us / 1e6 for kill in self.kills), *self.ends_at]
+        """Those of which the broker's last word is that it popped them, right before what was killed here was."""
         popped = self.log.popped_last()
-        return {
-            seq
-            for seq in missing
-            if (at := popped.get(self.fleet.ids[seq])) and any(-1 <= end - at <= POPPED_WITHIN_S for end in ends_at)
-        }
+        last = {seq: popped[self.fleet.ids[seq]] for seq in missing if self.fleet.ids[seq] in popped}
+        if self.victim == BROKER:
+            return {seq for seq, pop in last.items() if pop.before_end is not None and pop.before_end < LAST_COMMANDS}
+        kills = [kill.at_us / 1e6 for kill in self.kills if self.victim == PARENT]
+        return {seq for seq, pop in last.items() if any(-1 <= at - pop.second <= 2 for at in kills)}
 
     def outcome(self) -> Outcome:
         """The judgement of all cycles so far."""
@@ -274,7 +273,7 @@ class Killing:
             late_starts=len(fleet.check().late_starts),
             runs=fleet.count_starts(),
             yields=sum(record.event == "yield" for record in records),
-            died=len(self.ends_at) - (len(self.kills) if self.victim == PARENT else 0),
+            died=self.restarts - (len(self.kills) if self.victim == PARENT else 0),
             victim=self.victim,
         )
 

@@ -40,13 +40,18 @@ def test_popped_last_is_what_nobody_stored_or_put_back(tmp_path: Path) -> None:
             client.hdel(UNACKED, "tag")
             client.eval("return redis.call('RPUSH', KEYS[1], ARGV[1])", 1, "queue", message(THIRD))
             assert list(log.popped_last()) == [FIRST]
+            client.set("something", "else")
         server.kill()
+        log.note_end()
         server.start()
         with redis.Redis.from_url(server.url) as client:
             assert client.rpop("queue", 2) == [message(THIRD).encode(), message(FOURTH).encode()]
             popped = log.popped_last()
             assert sorted(popped) == [FIRST, THIRD, FOURTH]
-            assert before <= popped[FIRST] <= popped[FOURTH] <= time.time()
+            assert before <= popped[FIRST].second <= popped[FOURTH].second <= time.time()
+            # The others were popped; SECOND was stored and let go, THIRD put back, and the last set something else.
+            assert popped[FIRST].before_end == 6
+            assert popped[FOURTH].before_end is None
 
 
 def test_what_is_not_followed_is_said(tmp_path: Path) -> None:
