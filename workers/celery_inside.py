@@ -1109,11 +1109,18 @@ class RedisWayBack:
             qos.can_consume = self._credit
 
     def _late_callback(self, queue: str) -> Callable[[dict[str, Any]], None]:
-        def late(raw: dict[str, Any]) -> None:
-            self._late.append(Late(queue, raw, next(self._serials)))
-            self._wake()
+        channel = self._channel
 
-        return late
+        def arrived_late(raw: dict[str, Any]) -> None:
+            late = Late(queue, raw, next(self._serials))
+            self._late.append(late)
+            self._wake()
+            # At once, as kombu does on arrival: until then nobody has it but this process, which may be killed. Where
+            # that fails, `settle` tries again, and what it raises is told.
+            with suppress(Exception), channel.conn_or_acquire() as client:
+                self._store_late(channel, client, late)
+
+        return arrived_late
 
     def count_owed(self) -> int:
         """Late ones included."""
@@ -1290,13 +1297,16 @@ class RedisWayBack:
             self._put_in_place(channel, client, owed.key, owed.tag, owed.serial, owed.payload)
             del self._owed[0]
 
-    def _give_back_late(self, channel: Any, client: Any, late: Late) -> None:
+    def _store_late(self, channel: Any, client: Any, late: Late) -> None:
         info = late.raw["properties"]["delivery_info"]
+        entry = dumps([late.raw, info["exchange"], info["routing_key"]])
+        self._store(channel, client, late.tag, entry, late.debt)
+        late.is_stored = True
+
+    def _give_back_late(self, channel: Any, client: Any, late: Late) -> None:
         if not late.is_stored:
-            # As kombu does on arrival, and for the same reason; and so that a second try can tell a first one.
-            entry = dumps([late.raw, info["exchange"], info["routing_key"]])
-            self._store(channel, client, late.tag, entry, late.debt)
-            late.is_stored = True
+            # So that a second try can tell a first one.
+            self._store_late(channel, client, late)
         priority = channel._get_message_priority(late.raw, reverse=False)
         key = _prefix(channel) + channel._q_for_pri(late.queue, priority)
         self._put_in_place(channel, client, key, late.tag, late.serial, dumps(late.raw))
@@ -1746,7 +1756,7 @@ def shorten_yield(told: Any) -> None:
 
     They are 35 kB (Celery 5.7, billiard 4.3). What is longer than 16 kB a child writes in two pieces, and where the
     broker's connection is lost between the two Celery's parent takes the second for a new message: the yield is lost,
-    or the worker ends. Less than PIPE_BUF, 4 kB, comes in one.
+    and later ones of that child, or the worker ends. The rest is 1 kB.
     """
     outcome, info, *_ = told
     if isinstance(info.retval, YieldedRun):
@@ -1796,6 +1806,7 @@ class _Child:
                 told = trace(uuid, args, kwargs, request)
             finally:
                 note_end()
+            # Asked here, so that a task that ends as most do costs no call.
             if told[1] is not None:
                 shorten_yield(told)
             return told

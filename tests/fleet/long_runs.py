@@ -52,7 +52,7 @@ class Kill:
 class Story:
     """All that was seen. `kinds`: of each task that was sent. `held`: tasks that still lie in the broker.
 
-    `on_the_wire`: tasks of which the broker's last word is that they lay in a queue.
+    `on_the_wire`: tasks that the broker popped right before a kill, and of which it knows nothing since.
     """
 
     kinds: Mapping[int, str]

@@ -43,9 +43,8 @@ VISIBILITY_S = 6
 """Many times what a task takes: one that runs for longer is given out again, pause or no pause."""
 PAUSE_AT_S = 0.15
 SETTLED_WITHIN_S = 60.0
-SYNC = ("CONFIG", "SET", "appendfsync")
 LAST_COMMANDS = 30
-"""Of a broker that is killed: what they popped, no worker may have heard of."""
+"""Before a kill: what they popped, may not have arrived."""
 
 
 @dataclass(slots=True)
@@ -91,21 +90,22 @@ class Killing:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with suppress(redis.RedisError):
-            self.fleet.redis.execute_command(*SYNC, "everysec", "aof-timestamp-enabled", "no")
+            self.log.release(self.fleet.redis)
+            self.fleet.redis.execute_command("CONFIG", "SET", "appendfsync", "everysec")
         self.fleet.__exit__(kind, error, trace)
 
     def start(self) -> None:
         """Workers up and open."""
-        self._have_it_kept()
+        self._make_durable()
         self.fleet.watch()
         for name in WORKERS:
             self.fleet.start(name, slots=SLOTS, module=MODULE, wait=False)
         self.fleet.wait_ready()
         self.fleet.wait_open()
 
-    def _have_it_kept(self) -> None:
-        self.fleet.redis.execute_command(*SYNC, "always")
-        self.log.keep(self.fleet.redis)
+    def _make_durable(self) -> None:
+        self.fleet.redis.execute_command("CONFIG", "SET", "appendfsync", "always")
+        self.log.configure(self.fleet.redis)
 
     def cycle(self) -> None:
         """One quiesce and resume, with one kill."""
@@ -169,15 +169,16 @@ class Killing:
     def _kill_broker(self, name: str) -> None:
         self._note(frozenset())
         self.stack.valkey.kill()
-        self.log.note_end()
+        self.log.note_kill()
         self.stack.valkey.start()
-        self._have_it_kept()
+        self._make_durable()
 
     def _kill_parent(self, name: str) -> None:
         worker = self.fleet.workers[name]
         self._note(self._children(name))
         worker.send(signal.SIGKILL)
         worker.kill()
+        self.log.note_kill()
 
     def _kill_child(self, name: str) -> None:
         pid = self.chance.choice(sorted(self._children(name)))
@@ -198,7 +199,7 @@ class Killing:
                 worker.kill()
                 self.fleet.restart(name, wait=False)
 
-    def keep(self, directory: Path) -> None:
+    def save_logs(self, directory: Path) -> None:
         """Logs, records and the broker's own log, for whoever looks for the reason."""
         shutil.copytree(self.fleet.directory, directory, ignore=shutil.ignore_patterns("tmp"), dirs_exist_ok=True)
         shutil.copytree(self.stack.valkey.data_dir, directory / "valkey", dirs_exist_ok=True)
@@ -244,13 +245,19 @@ class Killing:
         return not (contents.queued or contents.unacked or fleet.running()) and fleet.count_starts() == before
 
     def _on_the_wire(self, missing: set[int]) -> set[int]:
-        """Those of which the broker's last word is that it popped them, right before what was killed here was."""
+        """Those of which the broker's last word is that it popped them, right before it or a worker was killed.
+
+        A worker has one BRPOP out: no kill costs more than one for each worker that it cut off.
+        """
         popped = self.log.popped_last()
-        last = {seq: popped[self.fleet.ids[seq]] for seq in missing if self.fleet.ids[seq] in popped}
-        if self.victim == BROKER:
-            return {seq for seq, pop in last.items() if pop.before_end is not None and pop.before_end < LAST_COMMANDS}
-        kills = [kill.at_us / 1e6 for kill in self.kills if self.victim == PARENT]
-        return {seq for seq, pop in last.items() if any(-1 <= at - pop.second <= 2 for at in kills)}
+        left = dict.fromkeys(range(len(self.kills)), len(WORKERS) if self.victim == BROKER else 1)
+        found = set()
+        for seq in sorted(missing):
+            number, commands = popped.get(self.fleet.ids[seq]) or (-1, LAST_COMMANDS)
+            if commands < LAST_COMMANDS and left[number]:
+                left[number] -= 1
+                found.add(seq)
+        return found
 
     def outcome(self) -> Outcome:
         """The judgement of all cycles so far."""
@@ -299,7 +306,7 @@ def run(
             return outcome
         finally:
             if keep is not None and not is_well:
-                killing.keep(keep / f"{victim}-{seed}")
+                killing.save_logs(keep / f"{victim}-{seed}")
 
 
 def _sleep_until(moment: float) -> None:

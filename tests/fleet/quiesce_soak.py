@@ -137,11 +137,18 @@ def _show(facts: dict[str, Any]) -> None:
 
     console = Console(highlight=False)
     kills = Table(
-        "killed", "kills", "runs", "repeated items", "lost as in Celery", "broken", title="Kills in a quiesce"
+        "killed",
+        "kills",
+        "runs",
+        "repeated items",
+        "lost as in Celery",
+        "on the wire",
+        "broken",
+        title="Kills in a quiesce",
     )
     for victim, row in facts["kills"].items():
-        cells = (row["kills"], row["runs"], row["repeated"], row["lost_as_in_celery"], len(row["broken"]))
-        kills.add_row(victim, *map(str, cells))
+        cells = (row["kills"], row["runs"], row["repeated"], row["lost_as_in_celery"], row["lost_on_the_wire"])
+        kills.add_row(victim, *map(str, cells), str(len(row["broken"])))
     if facts["kills"]:
         console.print(kills)
     if facts["matrix"]:

@@ -350,6 +350,19 @@ def test_a_message_that_arrives_after_the_hand_back_goes_behind_the_older_ones(b
     assert bench.started == [1]
 
 
+def test_a_message_that_arrives_after_the_hand_back_can_be_given_out_again_if_the_worker_dies_now(bench):
+    """S5: kombu stores what arrives before it hands it on, and a paused worker does the same."""
+    bench.open_and_receive(0)
+    bench.pause()
+    bench.hands.tend()
+    bench.send(1)
+    late = bench.redis.rpop(bench.list)
+    bench.connection.transport._deliver(json.loads(late), bench.name)
+    (tag,) = bench.redis.hkeys(bench.stored)
+    assert json.loads(bench.redis.hget(bench.stored, tag))[0] == json.loads(late)
+    assert bench.redis.zscore(bench.index, tag) is not None
+
+
 def test_our_own_brpop_that_catches_what_we_handed_back_gives_it_back_in_front(bench):
     """The server serves a blocked BRPOP with the head of what the script pushed."""
     bench.send(1, 2, 3)
@@ -473,8 +486,8 @@ def test_a_late_hand_back_whose_reply_was_lost_is_not_done_twice(bench, script):
     bench.hands.tend()
     bench.send(4)
     late = bench.redis.lpop(bench.list)
-    bench.connection.transport._deliver(json.loads(late), bench.name)
     with bench.losing_answers_of(script):
+        bench.connection.transport._deliver(json.loads(late), bench.name)
         bench.hands.tend()
     bench.hands._on_next_look()
     assert bench.waiting() == [2, 3, 4]
@@ -491,11 +504,11 @@ def test_what_was_stored_and_given_out_again_before_the_next_try_is_not_stored_o
     parcel.acknowledged = True
     bench.pause()
     bench.hands.tend()
-    if way == "late":
-        bench.connection.transport._deliver(dict(parcel.message._raw), bench.name)
-    else:
-        bench.hands._yielded.append(parcel)
     with bench.losing_answers_of(STORE):
+        if way == "late":
+            bench.connection.transport._deliver(dict(parcel.message._raw), bench.name)
+        else:
+            bench.hands._yielded.append(parcel)
         bench.hands.tend()
     (tag,) = bench.redis.hkeys(bench.stored)
     # Another worker restores it, and runs it to its end.

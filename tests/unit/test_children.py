@@ -133,6 +133,7 @@ def test_a_child_says_in_one_piece_that_a_run_yielded(bench):
         raise Ignore
 
     yielded, other = bench.run(stop, "t1"), bench.run(fail, "t2")
+    assert isinstance(yielded.info.retval, YieldedRun)
     assert isinstance(yielded.retval.exception.exc, YieldedRun)
     assert len(_as_billiard_sends(yielded)) < select.PIPE_BUF
     # Nobody else's frames are taken: they may be what somebody looks for.
@@ -142,4 +143,4 @@ def test_a_child_says_in_one_piece_that_a_run_yielded(bench):
 def _as_billiard_sends(told: Any) -> bytes:
     outcome, info, runtime, _ = told
     assert info is not None
-    return pickle.dumps((READY, (1, None, (True, (1, outcome, runtime), 12), 12)))
+    return pickle.dumps((READY, (1, None, (True, (1, outcome, runtime)), 12)))
