@@ -183,6 +183,8 @@ def _pause_often(fleet: Fleet, pauses: int, chance: random.Random) -> Verdict:
     with Feeder(fleet, low=60, send=feed):
         for _ in range(pauses):
             fleet.wait_started(len(fleet.started()) + chance.randint(1, 12))
+            # Not always right after a start: a pause can be in force before the next one.
+            time.sleep(chance.uniform(0, LONGEST_S))
             fleet.pause("soak")
             fleet.wait_drained()
             fleet.resume("soak")
