@@ -26,6 +26,7 @@ class Station:
     """One per worker; pool children have it by fork.
 
     `note_waiting` and `rest` are the pool's: who waits where, and what a waiting task does between two looks.
+    `queue_of` tells the queue that a task came from, by its `task.request`.
     """
 
     def __init__(
@@ -36,11 +37,13 @@ class Station:
         *,
         note_waiting: Callable[[str, bool], None],
         rest: Callable[[float], None],
+        queue_of: Callable[[Any], str | None],
     ) -> None:
         self._cell = cell
         self._table = table
         self._cursors = cursors
         self._is_away = False
+        self._queue_of = queue_of
         self.note_waiting = note_waiting
         self.rest = rest
 
@@ -50,8 +53,8 @@ class Station:
             return True
         if not self._cell.has_scoped:
             return False
-        queue = getattr(task.request, "sluicegate_queue", None)
-        return self._table.mode_for(Claim(queue=queue, task=task.name)) is Mode.QUIESCE
+        claim = Claim(queue=self._queue_of(task.request), task=task.name)
+        return self._table.mode_for(claim) is Mode.QUIESCE
 
     def is_leaving(self) -> bool:
         """Has the worker been told to stop?"""

@@ -32,6 +32,7 @@ from sluicegate.workers.celery_inside import (
     is_stopping,
     note_starts_in_children,
     prepare_tasks,
+    queue_told,
     redis_broker_of,
     sides_of,
 )
@@ -93,7 +94,9 @@ class Member:
             most_bytes=settings.CURSOR_MAX_BYTES.read(environ),
             kept_s=settings.CURSOR_KEPT_S.read(environ),
         )
-        station = Station(cell, table, cursors, note_waiting=sides.pool.note_waiting, rest=self._rest)
+        station = Station(
+            cell, table, cursors, note_waiting=sides.pool.note_waiting, rest=self._rest, queue_of=queue_told
+        )
         prepare_tasks(worker.app, station, self.hands.take_yielded)
         open_station(station, cell.flags)
         memory = Memory(settings.STATE_DIR.read(environ), namespace, worker.hostname)

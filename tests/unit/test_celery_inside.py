@@ -11,13 +11,15 @@ import sys
 import threading
 from collections import deque
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import amqp
 import billiard.pool
 import gevent.pool
 import pytest
-from celery import Celery, bootsteps, signals
+from celery import Celery, Task, bootsteps, signals
 from celery.app import trace
+from celery.app.task import Context
 from celery.concurrency import asynpool, base, prefork, solo, thread
 from celery.concurrency import gevent as green
 from celery.worker import WorkController, components, loops, request, state, strategy
@@ -36,9 +38,12 @@ from sluicegate.workers.celery_inside import (
     _eta_tickets,
     _resume_at,
     has_entered,
+    queue_told,
     sides_of,
+    tell_queue,
 )
 from sluicegate.workers.cell import Cell
+from sluicegate.workers.owing import Arrival
 
 READ_AGAIN = "changed: read workers/celery_inside.py again against this version"
 
@@ -133,6 +138,7 @@ def test_the_installed_version_is_one_that_was_read(package):
         (loops.synloop, "except socket.timeout: pass"),
         # What is seen last before the task's own code, and what a child calls.
         (trace.build_tracer, "task_before_start(uuid, args, kwargs) R = retval = fun(*args, **kwargs)"),
+        (Task.before_start, "None: The return value of this handler is ignored."),
         (trace.build_tracer, "if task_has_custom(task, 'before_start'): task_before_start = task.before_start"),
         (trace.fast_trace_task, "tasks[task].__trace__("),
         # Redis: the message is in the unacked hash and its tag in the index; the callback is found by queue name.
@@ -365,3 +371,19 @@ def test_a_pool_that_is_not_held_is_refused_at_start():
     worker.pool_cls = base.BasePool
     with pytest.raises(InvalidSetting, match="use prefork, threads, solo or gevent"):
         sides_of(worker, Cell())
+
+
+@pytest.mark.parametrize("exchange", ["", "reports"])
+@pytest.mark.parametrize("forged", [{}, {"sluicegate_queue": "other"}])
+def test_a_task_knows_its_queue_and_is_told_only_where_its_message_does_not_say_it(exchange, forged):
+    where = {"exchange": exchange, "routing_key": "q1" if not exchange else "daily"}
+    message = SimpleNamespace(delivery_info=where, sluicegate_arrival=Arrival("q1", 0, 0.0))
+    request = SimpleNamespace(message=message, request_dict={"delivery_info": where, **forged})
+    tell_queue(request)
+    assert ("sluicegate_queue" in request.request_dict) is bool(exchange or forged)
+    assert queue_told(Context(request.request_dict)) == "q1"
+
+
+def test_a_task_whose_queue_nobody_knows_has_none():
+    assert queue_told(Context({"delivery_info": None})) is None
+    assert queue_told(Context({"delivery_info": {"exchange": "reports", "routing_key": "daily"}})) is None
