@@ -500,13 +500,16 @@ class Fleet:
         except AssertionError as error:
             raise AssertionError(f"{error}; they say: {self.words(*wanted)}") from None
 
-    def wait_drained(self, *, within_s: float = 30.0) -> Drained:
-        """Return once every worker has acknowledged and runs nothing; what the broker held then."""
+    def wait_drained(self, *, within_s: float = 30.0, back_within_s: float = 2.0) -> Drained:
+        """Return once every worker has acknowledged and runs nothing; what the broker held then.
+
+        `back_within_s`: how long a message that is under way then may take until it shows.
+        """
         self.wait_acknowledged(within_s=within_s)
         until("nothing runs", lambda: not self.running(), within_s=within_s, every_s=0.002)
         # A task acknowledged late leaves the broker a moment after it is counted as done, and a message that
         # was under way when a worker stopped consuming comes back a moment after: both are given time to show.
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + back_within_s
         while not self._is_accounted(drained := self._look()) and time.monotonic() < deadline:
             time.sleep(0.005)
         self.drained.append(drained)
