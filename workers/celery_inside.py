@@ -22,6 +22,7 @@ What is relied on                                             where it stands
   ended, and lets one that raised Ignore be acknowledged   celery/worker/strategy.py, celery/worker/request.py
 - `Task.run` is looked up when a tracer is built           celery/app/trace.py
 - `build_tracer`: `before_start` comes last before the task's code; a child calls `__trace__`  celery/app/trace.py
+- `Task.before_start` does nothing                         celery/app/task.py
 - a tracer's `(outcome, info, runtime, text)`: of one that raised Ignore `outcome` is a billiard `ExceptionInfo`, whose
   `.tb` holds the frames, and `info.retval` the exception     celery/app/trace.py, billiard/einfo.py
 - `Request.terminate`, and of one that is given back: `_already_cancelled`, `_apply_result`, `worker_pid`;
@@ -942,9 +943,9 @@ def queue_of_message(message: Any) -> str | None:
 def tell_queue(request: Any) -> None:
     """Let the task know its queue, wherever it runs: its checkpoints ask for it by `queue_told`."""
     message = request.message
-    arrival: Arrival | None = getattr(message, "sluicegate_arrival", None)
-    if arrival is not None and arrival.queue != _default_queue(message.delivery_info or {}):
-        request.request_dict["sluicegate_queue"] = arrival.queue
+    queue = queue_of_message(message)
+    if queue is not None and queue != _default_queue(message.delivery_info or {}):
+        request.request_dict["sluicegate_queue"] = queue
 
 
 def queue_told(context: Any) -> str | None:

@@ -44,7 +44,7 @@ VISIBILITY_S = 6
 PAUSE_AT_S = 0.15
 SETTLED_WITHIN_S = 60.0
 LAST_COMMANDS = 30
-"""Before a kill: what they popped, may not have arrived."""
+"""Before a kill: what one of them popped may not have arrived."""
 
 
 @dataclass(slots=True)
