@@ -1,11 +1,11 @@
-"""How Alembic runs here: always on a connection that `control.migrate` hands in, never from an ini file."""
+"""How Alembic runs here: always on a connection that `control.store.migrate` hands in, never from an ini file."""
 
 from __future__ import annotations
 
 from alembic import context
 from sqlalchemy import text
 
-from sluicegate.control.tables import METADATA
+from sluicegate.control.store.tables import METADATA
 
 _LOCK = 7_283_114_905_216_335
 """An arbitrary number, the same in every replica: two that migrate at once do it one after the other."""

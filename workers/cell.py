@@ -34,7 +34,7 @@ from sluicegate.schemas.snapshots import NOTHING, Edition
 _MODE = 0b11
 _LOCAL = 1 << 2
 CONSULT = 1 << 3
-"""Some tasks fall under holds that others do not: they must be looked up (`workers.table`)."""
+"""Some tasks fall under holds that others do not: they must be looked up (`workers.scoped_table`)."""
 _EPOCH_SHIFT, _EPOCH_MASK = 4, (1 << 16) - 1
 _VERSION_SHIFT = 20
 

@@ -25,7 +25,7 @@ from sluicegate.schemas.errors import SnapshotRefused
 from sluicegate.schemas.names import hint_channel, snapshot_key
 from sluicegate.schemas.snapshots import Edition, Snapshot, Verify, unseal
 from sluicegate.workers.following import Following, lose_touch, see
-from sluicegate.workers.link import asks_sentinels, let_go
+from sluicegate.workers.redis_link import asks_sentinels, let_go
 
 log = logging.getLogger(__name__)
 

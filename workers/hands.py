@@ -24,7 +24,7 @@ from sluicegate.schemas.snapshots import Edition
 from sluicegate.workers import celery_inside
 from sluicegate.workers.celery_inside import Loop, PoolSide, WayBack
 from sluicegate.workers.cell import Cell
-from sluicegate.workers.endings import Endings
+from sluicegate.workers.forced_ends import Endings
 from sluicegate.workers.gate import Gate, Standing
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from redis.exceptions import RedisError
 
 from sluicegate.schemas.beats import Beat
 from sluicegate.schemas.names import beat_key, beats_key
-from sluicegate.workers.link import let_go
 from sluicegate.workers.memory import Memory
+from sluicegate.workers.redis_link import let_go
 
 log = logging.getLogger(__name__)
 

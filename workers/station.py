@@ -14,7 +14,7 @@ from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import Claim
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.cursors import Cursors
-from sluicegate.workers.table import Table
+from sluicegate.workers.scoped_table import Table
 
 log = logging.getLogger(__name__)
 

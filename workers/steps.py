@@ -43,10 +43,10 @@ from sluicegate.workers.follower import Follower, Pace
 from sluicegate.workers.gate import Gate
 from sluicegate.workers.hands import Hands
 from sluicegate.workers.heart import Heart
-from sluicegate.workers.link import connect, refuse_cluster
 from sluicegate.workers.memory import Memory
+from sluicegate.workers.redis_link import connect, refuse_cluster
+from sluicegate.workers.scoped_table import Table
 from sluicegate.workers.station import Station
-from sluicegate.workers.table import Table
 from sluicegate.workers.trust import TrustedKeys
 
 log = logging.getLogger(__name__)

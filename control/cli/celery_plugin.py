@@ -9,9 +9,9 @@ needs, and prints a failed plugin where that fails. So this and what it imports 
 
 from __future__ import annotations
 
-from sluicegate.control.cli.looks import status
-from sluicegate.control.cli.orders import pause, resume
 from sluicegate.control.cli.verb import Verb
+from sluicegate.control.cli.verbs.change import pause, resume
+from sluicegate.control.cli.verbs.show import status
 
 __all__ = ["pause", "pause_status", "resume"]
 

@@ -6,10 +6,10 @@ import sys
 
 import click
 
-from sluicegate.control.cli import audits, looks, orders, servers
-from sluicegate.control.cli.acl import acl
-from sluicegate.control.cli.up import up
 from sluicegate.control.cli.verb import Noun, reported
+from sluicegate.control.cli.verbs import audit, change, servers, show
+from sluicegate.control.cli.verbs.acl import acl
+from sluicegate.control.cli.verbs.up import up
 
 EXAMPLES = (
     ". .sluicegate/env                          # SLUICEGATE_URL and SLUICEGATE_TOKEN: where, and as whom",
@@ -42,12 +42,12 @@ def sluicegate(traceback: bool) -> None:
 
 
 for verb in (
-    orders.pause,
-    orders.resume,
-    looks.status,
-    looks.holds,
-    looks.workers,
-    audits.audit,
+    change.pause,
+    change.resume,
+    show.status,
+    show.holds,
+    show.workers,
+    audit.audit,
     servers.db,
     servers.keys,
     servers.token,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from sluicegate.control.cli.screen import Progress
+from sluicegate.control.cli.render.terminal import Progress
 from sluicegate.control.cli.spans import spell
 from sluicegate.control.client import Client
 from sluicegate.control.client.waiting import Look, Outcome, Unfinished, Verdict, Watch, judge

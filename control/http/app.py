@@ -11,14 +11,14 @@ from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from sluicegate.control import events
-from sluicegate.control.access import Access
-from sluicegate.control.bus import Bus
-from sluicegate.control.database import Database
-from sluicegate.control.fleet import Fleet
+from sluicegate.control.access.admission import Access
+from sluicegate.control.audit import events
+from sluicegate.control.fleet.view import Fleet
 from sluicegate.control.http import problems
 from sluicegate.control.http.guard import OPERATOR, VIEWER, GuardedRoute, caller_of
-from sluicegate.control.pausing import Pausing
+from sluicegate.control.links.state_redis import Bus
+from sluicegate.control.pausing.change import Pausing
+from sluicegate.control.store.database import Database
 from sluicegate.schemas.api import (
     AuditAnswer,
     ChangeAnswer,

@@ -10,8 +10,8 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
-from sluicegate.control.access import Access, Attempt
-from sluicegate.control.tokens import Caller, Right
+from sluicegate.control.access.admission import Access, Attempt
+from sluicegate.control.access.tokens import Caller, Right
 from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.scopes import GLOBAL, Scope
 

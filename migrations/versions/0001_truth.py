@@ -1,6 +1,6 @@
 """The truth: namespaces, holds, the audit, idempotency keys, tokens and workers.
 
-Written out, not taken from `control.tables`: a revision must go on doing what it did when it was new.
+Written out, not taken from `control.store.tables`: a revision must go on doing what it did when it was new.
 """
 
 from __future__ import annotations

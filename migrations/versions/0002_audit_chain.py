@@ -1,7 +1,7 @@
 """The chain over the audit: each event gets the next position and a hash over itself and the one before it.
 
 docs/decisions/0012 says why it is this chain, and what it proves. What is here once is told again in
-`control.chain`, in another language: the two must come to the same hash, and a test makes them.
+`control.audit.chain`, in another language: the two must come to the same hash, and a test makes them.
 """
 
 from __future__ import annotations

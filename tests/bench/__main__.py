@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from sluicegate.schemas.errors import SluicegateError
 from tests.bench import figures, gate_check, hot_path, page, pauses, picture, throughput
 

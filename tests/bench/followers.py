@@ -29,7 +29,7 @@ from sluicegate.schemas.snapshots import NOTHING, Snapshot
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.follower import Follower, Pace
 from sluicegate.workers.gate import Gate
-from sluicegate.workers.link import connect
+from sluicegate.workers.redis_link import connect
 from sluicegate.workers.trust import TrustedKeys
 
 WITHIN_S = 60.0

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import redis
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from sluicegate.schemas.holds import Holds
 from sluicegate.schemas.scopes import Claim
 from sluicegate.schemas.snapshots import Snapshot

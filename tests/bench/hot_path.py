@@ -24,7 +24,7 @@ import psutil
 import psycopg
 import redis
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from tests.bench.throughput import Load, wait_open
 from tests.fleet.harness import Fleet
 from tests.fleet.waiting import until

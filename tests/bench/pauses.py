@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from tests.bench.leaks import Leak, OnePause
 from tests.bench.rq_suspend import RqWorkers
 from tests.fleet.checker import Call, Evidence, Sighting, Verdict, check

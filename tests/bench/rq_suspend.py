@@ -26,7 +26,7 @@ from rq import Queue, Worker
 from rq.suspension import resume, suspend
 
 from sluicegate.control.embedded.process import ServerProcess
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from tests.bench import rq_work
 from tests.bench.leaks import OnePause
 from tests.fleet.harness import ROOT

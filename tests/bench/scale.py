@@ -28,7 +28,7 @@ from typing import Any
 import redis
 
 from sluicegate.control.client import Client
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from sluicegate.schemas import settings
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.names import hint_channel

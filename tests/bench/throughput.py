@@ -26,7 +26,7 @@ from pathlib import Path
 
 import psutil
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from sluicegate.schemas import settings
 from tests.bench.intervals import Estimate, median
 from tests.fleet.broker import UNACKED

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from sluicegate.schemas import settings
 from sluicegate.schemas.errors import SluicegateError
 from tests.celery_suite.gate import PAUSES_S, REPORT

@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 from sluicegate.control.embedded import valkey
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from sluicegate.schemas.times import to_wire
 from tests.faults.account import is_drained, seen
 from tests.faults.clock import TWO_HOURS_S, WallClock, put_right

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from sluicegate.control.embedded.ports import LOOPBACK
-from sluicegate.control.stack import BROKER_DATABASE, Stack
+from sluicegate.control.process.stack import BROKER_DATABASE, Stack
 from sluicegate.schemas.settings import BROKER_URL, REDIS_URL
 from tests.faults.proxy import DelayingProxy
 from tests.fleet import app as fleet_app

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from sluicegate.control.embedded.ports import LOOPBACK
-from sluicegate.control.stack import BROKER_DATABASE, Stack
+from sluicegate.control.process.stack import BROKER_DATABASE, Stack
 from sluicegate.schemas.settings import BROKER_URL, REDIS_URL
 from tests.faults import network
 from tests.faults.account import is_drained, seen

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from sluicegate.control.client import Client
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from sluicegate.schemas.api import Event
 from sluicegate.schemas.errors import Unavailable
 from sluicegate.schemas.settings import TOKEN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from redis.lock import Lock
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from tests.fleet.harness import Fleet
 from tests.fleet.waiting import until
 

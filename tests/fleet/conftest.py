@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sluicegate.control.client import Client
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from sluicegate.schemas.settings import TOKEN
 from tests.fleet.rabbit import Rabbit, missing
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Protocol, Self
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from sluicegate.schemas.errors import SluicegateError
 from tests.fleet.harness import Fleet, Worker
 from tests.fleet.records import Event

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from sluicegate.schemas.errors import SluicegateError
 from tests.fleet.harness import Fleet
 from tests.fleet.records import microseconds

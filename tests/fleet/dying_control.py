@@ -10,7 +10,8 @@ import os
 import signal
 from typing import NoReturn
 
-from sluicegate.control import publisher, server
+from sluicegate.control.process import plane
+from sluicegate.control.publishing import publisher
 from sluicegate.schemas.snapshots import Edition
 
 
@@ -22,4 +23,4 @@ def die(self: publisher.Publisher, edition: Edition) -> NoReturn:
 
 if __name__ == "__main__":
     publisher.Publisher.publish_now = die  # type: ignore[method-assign]
-    server.serve(os.environ)
+    plane.serve(os.environ)

@@ -29,7 +29,7 @@ from celery import Celery
 
 from sluicegate.control.client import Client
 from sluicegate.control.embedded.process import ServerProcess
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from sluicegate.schemas import settings
 from sluicegate.schemas.api import ChangeAnswer
 from tests.fleet import app as fleet_app

@@ -26,7 +26,7 @@ from typing import Self
 import psutil
 import redis
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from tests.fleet import app as fleet_app
 from tests.fleet import broker
 from tests.fleet.broker_log import BrokerLog

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from tests.fleet.harness import Fleet
 from tests.fleet.long_runs import EARLY, LATE, MODULE, WAIT, YIELD
 from tests.fleet.rabbit import Rabbit

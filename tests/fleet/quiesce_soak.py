@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from sluicegate.schemas.errors import SluicegateError
 from tests.fleet.long_runs import VICTIMS
 from tests.fleet.quiesce_kills import run as run_kills

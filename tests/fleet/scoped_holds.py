@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from sluicegate.schemas.api import ChangeAnswer, Event
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.holds import Change, Hold, HoldKey, Holds, escalate, expire, place, release

@@ -12,7 +12,7 @@ import pytest
 import redis
 from celery import chain, chord, group
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from sluicegate.schemas import settings
 from tests.fleet import app as fleet_app
 from tests.fleet.harness import Fleet

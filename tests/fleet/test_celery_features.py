@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from tests.fleet import app as fleet_app
 from tests.fleet import broker
 from tests.fleet.harness import Fleet

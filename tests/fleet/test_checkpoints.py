@@ -10,7 +10,7 @@ from functools import partial
 import psutil
 import pytest
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from tests.fleet import app as fleet_app
 from tests.fleet.harness import Fleet
 from tests.fleet.waiting import until

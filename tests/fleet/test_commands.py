@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from sluicegate.control.embedded import EmbeddedServerError
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from tests.bench import gate_check, pauses, throughput
 from tests.fleet import demo, soak
 from tests.fleet.harness import ROOT

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from sluicegate.control.embedded.process import ServerProcess
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from sluicegate.schemas.errors import Unavailable
 from sluicegate.schemas.settings import REPUBLISH_INTERVAL_MS
 from tests.fleet.harness import ROOT, Fleet

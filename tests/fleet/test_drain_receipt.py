@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from sluicegate.schemas.times import to_wire
 from tests.fleet.harness import Fleet
 from tests.fleet.rabbit import Rabbit

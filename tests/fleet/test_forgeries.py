@@ -11,7 +11,7 @@ import redis
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from sluicegate.schemas.holds import Holds
 from sluicegate.schemas.keys import kid_of
 from sluicegate.schemas.names import hint_channel, snapshot_key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from tests.bench.hot_path import PER_TASK, Cost, excess, measure
 from tests.bench.throughput import wait_open
 from tests.fleet import app as fleet_app

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate.control import keys
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
+from sluicegate.control.publishing import signing_key
 from sluicegate.schemas.settings import PUBLIC_KEYS
 from tests.fleet.harness import Fleet
 from tests.fleet.waiting import until
@@ -29,7 +29,7 @@ def test_workers_that_trust_both_keys_follow_from_one_to_the_other(own_stack: St
     """No restart, no gap; a pause of before holds on. Who trusts the old key alone keeps its state, and says so."""
     old = own_stack.environ[PUBLIC_KEYS.name]
     new_file = own_stack.state_dir / "next.key"
-    new = keys.create(new_file)
+    new = signing_key.create(new_file)
     with Fleet(own_stack) as fleet:
         fleet.watch()
         fleet.start("w1", environ={PUBLIC_KEYS.name: f"{old},{new}"}, wait=False)

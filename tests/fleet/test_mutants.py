@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 import redis
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from sluicegate.schemas.names import hint_channel, snapshot_key
 from sluicegate.schemas.settings import NAMESPACE, REDIS_URL
 from tests.fleet import app as fleet_app

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sluicegate.control.embedded import EmbeddedValkey
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from tests.fleet import app as fleet_app
 from tests.fleet.harness import Fleet
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from tests.fleet import app as fleet_app
 from tests.fleet.harness import Fleet
 from tests.fleet.waiting import until

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from tests.fleet.quiesce_matrix import STOPPED_WITHIN_S, Quiesced, quiesce
 from tests.fleet.rabbit import Rabbit
 

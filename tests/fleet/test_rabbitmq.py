@@ -9,10 +9,10 @@ from collections import Counter
 import pytest
 from kombu import Connection, Exchange, Queue
 
-from sluicegate.control.broker import Broker
 from sluicegate.control.client.answers import Reply
-from sluicegate.control.door import COMMAND, SecondDoor
-from sluicegate.control.stack import Stack
+from sluicegate.control.links.broadcast import COMMAND, SecondDoor
+from sluicegate.control.links.broker import Broker
+from sluicegate.control.process.stack import Stack
 from sluicegate.schemas.api import ChangeAnswer
 from sluicegate.schemas.settings import IN_HAND_S
 from sluicegate.schemas.snapshots import Edition

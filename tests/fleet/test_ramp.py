@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from tests.fleet.harness import Fleet
 from tests.fleet.waiting import until
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import redis
 
-from sluicegate.control import redis_acl
-from sluicegate.control.bus import Bus
-from sluicegate.control.stack import BROKER_DATABASE, Stack
+from sluicegate.control.links import redis_acl
+from sluicegate.control.links.state_redis import Bus
+from sluicegate.control.process.stack import BROKER_DATABASE, Stack
 from sluicegate.schemas import names
 from sluicegate.schemas.errors import Unavailable
 from sluicegate.schemas.settings import BROKER_URL, NAMESPACE, REDIS_URL

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from tests.fleet.harness import Fleet
 from tests.fleet.waiting import stays, until
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from tests.fleet.harness import Fleet
 from tests.fleet.waiting import until
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from tests.fleet import scoped_holds
 
 

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.settings import LABELS
 from tests.fleet import broker

@@ -6,7 +6,7 @@ import time
 
 import redis
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from sluicegate.schemas.names import snapshot_key
 from sluicegate.schemas.settings import NAMESPACE, REDIS_URL
 from tests.fleet.harness import Fleet

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sluicegate.control.embedded.process import ServerProcess
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from tests.fleet.waiting import until
 from tests.house.conftest import Install
 

@@ -9,9 +9,9 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import NullPool, create_engine, make_url, text
 
-from sluicegate.control import grants, migrate
 from sluicegate.control.embedded import EmbeddedPostgres, EmbeddedValkey
-from sluicegate.control.postgres import parse_url
+from sluicegate.control.store import grants, migrate
+from sluicegate.control.store.connection import parse_url
 from tests.integration.world import CONTROL_ROLE, World
 
 TEMPLATE = "sluicegate_template"

@@ -14,11 +14,14 @@ from click.testing import CliRunner, Result
 from sqlalchemy import insert, text
 from sqlalchemy.exc import DBAPIError
 
-from sluicegate.control import audit, events, migrate, namespaces, tokens
-from sluicegate.control.chain import START, Head
+from sluicegate.control.access import tokens
+from sluicegate.control.audit import events, verification
+from sluicegate.control.audit.chain import START, Head
 from sluicegate.control.cli.root import sluicegate
-from sluicegate.control.database import Database
-from sluicegate.control.tables import CONTROL_EVENTS
+from sluicegate.control.holds import namespaces
+from sluicegate.control.store import migrate
+from sluicegate.control.store.database import Database
+from sluicegate.control.store.tables import CONTROL_EVENTS
 from sluicegate.schemas.errors import AuditBroken
 from sluicegate.schemas.exits import Exit
 from tests.integration.world import PAUSE, RESUME, World
@@ -40,7 +43,7 @@ NOTHING_MUCH: dict[str, Any] = {
 
 
 def verified(world: World, exported: Head | None = None) -> Head:
-    return audit.verify(world.database_url, exported, lambda done, total: None)
+    return verification.verify(world.database_url, exported, lambda done, total: None)
 
 
 def tamper(world: World, statement: str) -> None:
@@ -64,7 +67,7 @@ def call(world: World, *args: str) -> Result:
 
 def test_an_audit_that_nobody_touched_verifies(world: World) -> None:
     """Every kind of writer, and every kind of text: Postgres and Python come to the same hash."""
-    assert verified(world) == audit.head(world.database_url) == START
+    assert verified(world) == verification.head(world.database_url) == START
     plane = world.start()
     client = world.client(plane)
     client.post("/api/system/worker-pause", json=PAUSE | {"reason": "naïve — “日本” 🙂 12:3,-,\\ '\" %s"})
@@ -81,7 +84,7 @@ def test_an_audit_that_nobody_touched_verifies(world: World) -> None:
     database.close()
     plane.stop()
     head = verified(world)
-    assert head == audit.head(world.database_url)
+    assert head == verification.head(world.database_url)
     assert head.position == len(world.events())
     assert [e["position"] for e in sorted(world.events(), key=lambda e: e["position"])] == [
         *range(1, head.position + 1)
@@ -156,7 +159,7 @@ def test_an_exported_head_shows_what_was_removed_from_the_end_and_what_was_writt
     """Event 7 made no version: without an export nobody could know of it."""
     fill(world)
     middle = Head(4, world.sql("select encode(hash, 'hex') from control_events where id = 4")[0][0])
-    last = audit.head(world.database_url)
+    last = verification.head(world.database_url)
     assert last.position == 7
     tamper(world, "delete from control_events where id = 7")
     assert verified(world, middle).position == 6
@@ -178,7 +181,7 @@ def test_an_exported_head_shows_what_was_removed_from_the_end_and_what_was_writt
         verified(world, middle)
 
 
-@pytest.mark.parametrize("guard", audit.GUARDS)
+@pytest.mark.parametrize("guard", verification.GUARDS)
 def test_a_guard_that_is_off_is_named_though_all_events_are_as_recorded(world: World, guard: str) -> None:
     """Somebody who may alter the table is about to alter events, or did and forgot."""
     fill(world, 1)
@@ -287,7 +290,7 @@ def test_verify_and_head_as_commands(world: World, tmp_path: Path) -> None:
     plain, as_json = tmp_path / "head.txt", tmp_path / "head.json"
     plain.write_text(call(world, "audit", "head").stdout)
     as_json.write_text(call(world, "audit", "head", "--json").stdout)
-    assert Head.parse(plain.read_text()) == Head.parse(as_json.read_text()) == audit.head(world.database_url)
+    assert Head.parse(plain.read_text()) == Head.parse(as_json.read_text()) == verification.head(world.database_url)
     for file in (plain, as_json):
         result = call(world, "audit", "verify", "--head", str(file))
         assert (result.exit_code, result.stdout) == (
@@ -332,7 +335,7 @@ def test_a_long_walk_shows_progress_and_keeps_few_events_in_memory(
 ) -> None:
     """Batches of two, for the test's sake."""
     fill(world)
-    monkeypatch.setattr(audit, "BATCH", 2)
+    monkeypatch.setattr(verification, "BATCH", 2)
     shown: list[tuple[int, int]] = []
-    audit.verify(world.database_url, None, lambda done, total: shown.append((done, total)))
+    verification.verify(world.database_url, None, lambda done, total: shown.append((done, total)))
     assert shown == [(2, 7), (4, 7), (6, 7)]

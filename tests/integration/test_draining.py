@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from sluicegate.control import migrate
-from sluicegate.control.server import ControlPlane
+from sluicegate.control.process.plane import ControlPlane
+from sluicegate.control.store import migrate
 from sluicegate.schemas.api import HoldAnswer
 from sluicegate.schemas.beats import RunningTask, WorkerState
 from sluicegate.schemas.errors import NotFound

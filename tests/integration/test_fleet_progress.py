@@ -6,7 +6,7 @@ import pytest
 from kombu import Connection
 
 from sluicegate.control.embedded import EmbeddedValkey
-from sluicegate.control.server import ControlPlane
+from sluicegate.control.process.plane import ControlPlane
 from sluicegate.schemas import names
 from sluicegate.schemas.beats import RunningTask, WorkerState
 from sluicegate.schemas.errors import NotFound

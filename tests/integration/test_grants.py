@@ -11,9 +11,11 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy.exc import DBAPIError
 
-from sluicegate.control import audit, grants, tokens
+from sluicegate.control.access import tokens
+from sluicegate.control.audit import verification
 from sluicegate.control.cli.root import sluicegate
-from sluicegate.control.tables import METADATA
+from sluicegate.control.store import grants
+from sluicegate.control.store.tables import METADATA
 from sluicegate.schemas.errors import InvalidInput, NotFound, Refused, Unavailable
 from sluicegate.schemas.exits import Exit
 from tests.integration.world import CONTROL_ROLE, PAUSE, World
@@ -21,7 +23,7 @@ from tests.integration.world import CONTROL_ROLE, PAUSE, World
 
 def verified(world: World) -> int:
     """How many events the chain has, all as recorded."""
-    return audit.verify(world.database_url, None, lambda done, total: None).position
+    return verification.verify(world.database_url, None, lambda done, total: None).position
 
 
 FORBIDDEN = [

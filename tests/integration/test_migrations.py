@@ -10,10 +10,11 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import NullPool, create_engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from sluicegate.control import migrate, tokens
-from sluicegate.control.database import Database
-from sluicegate.control.postgres import parse_url
-from sluicegate.control.tables import METADATA
+from sluicegate.control.access import tokens
+from sluicegate.control.store import migrate
+from sluicegate.control.store.connection import parse_url
+from sluicegate.control.store.database import Database
+from sluicegate.control.store.tables import METADATA
 from sluicegate.schemas.errors import InvalidInput, InvalidSetting, NotMigrated, Unavailable
 from tests.integration.world import PAUSE, World
 

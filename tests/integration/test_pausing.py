@@ -14,8 +14,9 @@ import pytest
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
 
-from sluicegate.control import events, holds, namespaces
-from sluicegate.control.server import ControlPlane
+from sluicegate.control.audit import events
+from sluicegate.control.holds import hold_rows, namespaces
+from sluicegate.control.process.plane import ControlPlane
 from sluicegate.schemas.beats import RunningTask, WorkerState
 from sluicegate.schemas.errors import InvalidInput, Refused, Unavailable
 from sluicegate.schemas.holds import Cause, Hold, place
@@ -540,7 +541,7 @@ def test_rows_of_holds_survive_the_round_trip(world: World) -> None:
         truth = namespaces.read(connection, world.namespace)
     assert truth is not None
     (hold,) = truth.holds.active
-    assert holds.from_row(holds.to_row(hold)) == hold
+    assert hold_rows.from_row(hold_rows.to_row(hold)) == hold
 
 
 def test_a_connection_whose_commit_failed_is_given_up_with_what_was_open_on_it(world: World) -> None:

@@ -13,9 +13,9 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import make_url
 
-from sluicegate.control import keys
 from sluicegate.control.embedded import EmbeddedPostgres, EmbeddedValkey
-from sluicegate.control.server import ControlPlane
+from sluicegate.control.process.plane import ControlPlane
+from sluicegate.control.publishing import signing_key
 from sluicegate.schemas import names
 from sluicegate.schemas.errors import Unavailable
 from sluicegate.schemas.holds import Holds
@@ -123,8 +123,8 @@ def test_what_is_not_ours_is_overwritten_and_alarmed(
         world.redis.delete(world.slot)
         world.redis.rpush(world.slot, "x")
     elif forgery == "foreign key":
-        keys.create(tmp_path / "foreign.key")
-        world.redis.set(world.slot, envelope(world, keys.load(tmp_path / "foreign.key"), version=1 << 40))
+        signing_key.create(tmp_path / "foreign.key")
+        world.redis.set(world.slot, envelope(world, signing_key.load(tmp_path / "foreign.key"), version=1 << 40))
     elif forgery == "changed byte":
         outer = json.loads(world.redis.get(world.slot))
         sig = outer["sig"]
@@ -143,8 +143,8 @@ def test_a_forgery_does_not_keep_a_change_from_being_published(world: World, tmp
     """The change itself overwrites it."""
     plane = world.replica()
     world.change(plane, **PAUSE)
-    keys.create(tmp_path / "foreign.key")
-    world.redis.set(world.slot, envelope(world, keys.load(tmp_path / "foreign.key"), version=1 << 40))
+    signing_key.create(tmp_path / "foreign.key")
+    world.redis.set(world.slot, envelope(world, signing_key.load(tmp_path / "foreign.key"), version=1 << 40))
     assert world.change(plane, action="pause", mode="quiesce", reason="now")["published"] is True
     published = world.published()
     assert published is not None
@@ -229,7 +229,7 @@ def test_an_order_stands_where_no_epoch_is_left_to_publish_it(world: World) -> N
     world.change(plane, **PAUSE)
     met = world.published()
     assert met is not None
-    world.redis.set(world.slot, seal(replace(met, epoch=MAX_EPOCH), keys.load(world.key_file)))
+    world.redis.set(world.slot, seal(replace(met, epoch=MAX_EPOCH), signing_key.load(world.key_file)))
     answer = world.change(plane, **RESUME)
     assert (answer["outcome"], answer["published"], answer["system"]["holds"]) == ("applied", False, [])
 

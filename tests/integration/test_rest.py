@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from sluicegate.control import tokens
-from sluicegate.control.access import Access, Attempt
+from sluicegate.control.access import tokens
+from sluicegate.control.access.admission import Access, Attempt
 from sluicegate.control.embedded import EmbeddedPostgres, EmbeddedValkey
 from sluicegate.schemas.api import AuditAnswer, ChangeAnswer, PauseAnswer
 from sluicegate.schemas.beats import RunningTask, WorkerState

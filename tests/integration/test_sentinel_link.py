@@ -17,17 +17,17 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from sluicegate.control import bus as control_bus
-from sluicegate.control import keys
-from sluicegate.control.bus import Bus
 from sluicegate.control.embedded import EmbeddedValkey
+from sluicegate.control.links import state_redis as control_bus
+from sluicegate.control.links.state_redis import Bus
+from sluicegate.control.publishing import signing_key
 from sluicegate.schemas.beats import Beat, WorkerState
 from sluicegate.schemas.errors import InvalidSetting, Unavailable
 from sluicegate.schemas.holds import Holds
 from sluicegate.schemas.names import beat_key, snapshot_key
 from sluicegate.schemas.redis_urls import Sentinels
 from sluicegate.schemas.snapshots import NOTHING, Edition, Sign, Snapshot, seal
-from sluicegate.workers import link
+from sluicegate.workers import redis_link
 from sluicegate.workers.follower import Follower, Pace
 from sluicegate.workers.heart import Heart
 from sluicegate.workers.memory import Memory
@@ -73,8 +73,8 @@ def pair(tmp_path: Path) -> Iterator[tuple[EmbeddedValkey, EmbeddedValkey]]:
 
 @pytest.fixture
 def key(tmp_path: Path) -> Any:
-    keys.create(tmp_path / "key")
-    return keys.load(tmp_path / "key")
+    signing_key.create(tmp_path / "key")
+    return signing_key.load(tmp_path / "key")
 
 
 def beat(seq: int, is_goodbye: bool) -> Beat:
@@ -110,7 +110,7 @@ def test_l2_a_follower_leaves_a_master_that_answers_and_that_nobody_writes_to_an
         namespace="n",
         keys=TrustedKeys({key.kid: key.public_bytes}),
         pace=PACE,
-        connect=lambda: named.point(link.connect(PLACE)),
+        connect=lambda: named.point(redis_link.connect(PLACE)),
         fence=NOTHING,
         on_state=lambda state: taken.append(state.edition),
         on_stale=lambda reason: None,
@@ -142,7 +142,7 @@ def test_a_heart_and_a_bus_leave_a_master_that_was_demoted_under_them(
         namespace="n",
         nodename="w@h",
         interval_s=0.1,
-        connect=lambda: named.point(link.connect(PLACE)),
+        connect=lambda: named.point(redis_link.connect(PLACE)),
         compose=beat,
         memory=Memory(tmp_path, "n", "w@h"),
     )
@@ -187,10 +187,10 @@ def test_a_control_plane_refuses_a_redis_cluster_at_its_start(
 def test_a_worker_refuses_a_redis_cluster_and_no_other_server(cluster: EmbeddedValkey, valkey: EmbeddedValkey) -> None:
     """One that is away is not refused: a worker starts all the same, and is shut."""
     with pytest.raises(InvalidSetting, match="Redis Cluster") as caught:
-        link.refuse_cluster(cluster.url, "SLUICEGATE_REDIS_URL")
+        redis_link.refuse_cluster(cluster.url, "SLUICEGATE_REDIS_URL")
     assert caught.value.field == "SLUICEGATE_REDIS_URL"
-    link.refuse_cluster(valkey.url, "SLUICEGATE_REDIS_URL")
-    link.refuse_cluster("redis://127.0.0.1:1/0", "SLUICEGATE_REDIS_URL")
+    redis_link.refuse_cluster(valkey.url, "SLUICEGATE_REDIS_URL")
+    redis_link.refuse_cluster("redis://127.0.0.1:1/0", "SLUICEGATE_REDIS_URL")
 
 
 def test_asking_sentinels_that_are_all_silent_takes_about_a_second(pair: tuple[EmbeddedValkey, EmbeddedValkey]) -> None:
@@ -200,5 +200,5 @@ def test_asking_sentinels_that_are_all_silent_takes_about_a_second(pair: tuple[E
     addresses = tuple(("127.0.0.1", port_of(server)) for server in pair)
     began = time.monotonic()
     with pytest.raises(Exception, match="No master found"):
-        link.connect(Sentinels(addresses=addresses, master_name="m")).get("x")
+        redis_link.connect(Sentinels(addresses=addresses, master_name="m")).get("x")
     assert 0.9 < time.monotonic() - began < 2.5

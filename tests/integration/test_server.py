@@ -11,12 +11,13 @@ import time
 import httpx
 import pytest
 
-from sluicegate.control.server import ControlPlane
+from sluicegate.control.process.plane import ControlPlane
 from sluicegate.schemas.errors import InvalidSetting
 from tests.integration.world import PAUSE, World, eventually
 
 SERVE = (
-    "import os; from sluicegate.control.server import serve; serve(os.environ, ready=lambda u: print(u, flush=True))"
+    "import os; from sluicegate.control.process.plane import serve; "
+    "serve(os.environ, ready=lambda u: print(u, flush=True))"
 )
 
 

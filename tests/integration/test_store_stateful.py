@@ -22,9 +22,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy import Connection, Engine, create_engine, text
 
-from sluicegate.control import answers, audit, events, namespaces
-from sluicegate.control import pausing as pausing_module
-from sluicegate.control.postgres import parse_url
+from sluicegate.control.audit import events, verification
+from sluicegate.control.holds import namespaces
+from sluicegate.control.pausing import change as pausing_module
+from sluicegate.control.pausing import idempotency
+from sluicegate.control.store.connection import parse_url
 from sluicegate.schemas import holds as transitions
 from sluicegate.schemas.beats import RunningTask
 from sluicegate.schemas.errors import AuditBroken, InvalidInput, Refused
@@ -101,7 +103,7 @@ class Store(RuleBasedStateMachine):
         self.planes = [self.here.replica(), self.here.replica()]
         self.planes[0].pausing.read()
         self.orders = Orders()
-        self.head = audit.head(self.world.database_url)
+        self.head = verification.head(self.world.database_url)
         self.asked: list[tuple[dict[str, Any], str, dict[str, Any]]] = []
         self.ends: set[int] = set()
         # What the worker has applied, and whether it runs something; None: there is none.
@@ -118,7 +120,7 @@ class Store(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "here"):
             try:
-                audit.verify(self.world.database_url, self.head, lambda *_: None)
+                verification.verify(self.world.database_url, self.head, lambda *_: None)
             finally:
                 self.here.close()
 
@@ -530,8 +532,8 @@ def a_resume_asks_nobody(patch: pytest.MonkeyPatch, machine: type[Store]) -> Non
 
 
 def keys_are_forgotten(patch: pytest.MonkeyPatch, machine: type[Store]) -> None:
-    patch.setattr(answers, "find", lambda *_: None)
-    patch.setattr(answers, "keep", lambda *_: None)
+    patch.setattr(idempotency, "find", lambda *_: None)
+    patch.setattr(idempotency, "keep", lambda *_: None)
 
 
 def what_drained_escalates_too(patch: pytest.MonkeyPatch, machine: type[Store]) -> None:
@@ -552,16 +554,16 @@ def the_change_and_its_event_are_two_transactions(patch: pytest.MonkeyPatch, mac
 
 def an_event_is_changed_afterwards(patch: pytest.MonkeyPatch, machine: type[Store]) -> None:
     """By the owner of the tables, past the triggers."""
-    verify = audit.verify
+    verify = verification.verify
 
     def verify_after_tampering(*arguments: Any) -> Any:
         machine.world.sql("alter table control_events disable trigger all")
         machine.world.sql("update control_events set actor = 'mallory' where id = (select max(id) from control_events)")
-        for guard in audit.GUARDS:
+        for guard in verification.GUARDS:
             machine.world.sql(f"alter table control_events enable always trigger {guard}")
         return verify(*arguments)
 
-    patch.setattr(audit, "verify", verify_after_tampering)
+    patch.setattr(verification, "verify", verify_after_tampering)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ import httpx
 from redis import Redis
 from sqlalchemy import Connection, NullPool, create_engine, make_url, text
 
-from sluicegate.control import keys, tokens
-from sluicegate.control.postgres import parse_url
-from sluicegate.control.server import ControlPlane
+from sluicegate.control.access import tokens
+from sluicegate.control.process.plane import ControlPlane
+from sluicegate.control.publishing import signing_key
+from sluicegate.control.store.connection import parse_url
 from sluicegate.schemas import names
 from sluicegate.schemas.api import PauseRequest
 from sluicegate.schemas.beats import Beat, WorkerState
@@ -53,7 +54,7 @@ class World:
     clients: list[httpx.Client] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        keys.create(self.key_file)
+        signing_key.create(self.key_file)
         self.redis: Any = Redis.from_url(self.redis_url)
 
     @property
@@ -133,9 +134,11 @@ class World:
 
     def published(self) -> Snapshot | None:
         """What workers see; None where nothing is there."""
-        key = keys.load(self.key_file)
+        key = signing_key.load(self.key_file)
         raw = self.redis.get(self.slot)
-        return None if raw is None else unseal(raw, keys.TrustedKeys({key.kid: key.public_bytes}), self.namespace)
+        return (
+            None if raw is None else unseal(raw, signing_key.TrustedKeys({key.kid: key.public_bytes}), self.namespace)
+        )
 
     def beat(self, nodename: str, *, age_s: float = 0.0, **fields: Any) -> Beat:
         """Leaves a heartbeat in Redis as a worker does; `age_s` seconds ago."""

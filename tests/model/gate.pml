@@ -1,7 +1,7 @@
 /* The gate's promises S1, S2 and S4, as one worker, one control plane and one Redis that others can write to.
  *
  * Names are those of the code: `fence`, `in_force`, `last_beat`, `applied` (workers/following.py, workers/gate.py),
- * `remembered` (workers/memory.py), the slot, the truth and the beat (control/publisher.py). An edition is one
+ * `remembered` (workers/memory.py), the slot, the truth and the beat (control/publishing/publisher.py). An edition is one
  * number, epoch * 8 + version. docs/model.md says what is left out. Mutants, one -D each:
  *
  *   NO_FENCE          a state older than what was applied is taken

@@ -159,7 +159,7 @@ class World:
         self.at(self.now + REPUBLISH_MS, self.republish)
 
     def publish(self) -> None:
-        """As control/publisher.py: judge what is there, bump above it where the database went back, replace."""
+        """As control/publishing/publisher.py: judge what is there, bump above it after a restore, replace."""
         if self.is_frozen:
             return
         self._is_restore_unmet = False

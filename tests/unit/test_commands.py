@@ -488,10 +488,10 @@ def test_an_unforeseen_error_is_one_line_and_a_traceback_only_on_demand(
 
 
 def test_a_server_verb_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith(("sluicegate.control.migrate", "alembic"))]:
+    for name in [name for name in sys.modules if name.startswith(("sluicegate.control.store.migrate", "alembic"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "alembic", None)
-    monkeypatch.delattr("sluicegate.control.migrate", raising=False)
+    monkeypatch.delattr("sluicegate.control.store.migrate", raising=False)
     assert_refused(call(None, "db", "current"), Exit.USAGE, "pip install 'sluicegate[control]'")
 
 

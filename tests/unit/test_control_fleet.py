@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluicegate.control.bus import Heard
-from sluicegate.control.fleet import combined
-from sluicegate.control.sightings import Remembered
+from sluicegate.control.fleet.sightings import Remembered
+from sluicegate.control.fleet.view import combined
+from sluicegate.control.links.state_redis import Heard
 from sluicegate.schemas.beats import Beat, WorkerState
 from sluicegate.schemas.progress import Sighting, view
 from sluicegate.schemas.snapshots import NOTHING

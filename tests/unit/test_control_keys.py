@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from sluicegate.control import keys
+from sluicegate.control.publishing import signing_key
 from sluicegate.schemas.errors import InvalidInput, InvalidSetting, Refused
 from sluicegate.schemas.keys import kid_of, parse_public_keys
 
@@ -17,10 +17,10 @@ from sluicegate.schemas.keys import kid_of, parse_public_keys
 def test_a_new_key_is_private_and_its_public_line_is_what_workers_trust(tmp_path: Path) -> None:
     """Mode 0600; the line parses to the same key, under the same name."""
     path = tmp_path / "key"
-    line = keys.create(path)
+    line = signing_key.create(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert keys.public_of(path) == line
-    key = keys.load(path)
+    assert signing_key.public_of(path) == line
+    key = signing_key.load(path)
     assert parse_public_keys(line) == {key.kid: key.public_bytes}
     assert key.kid == kid_of(key.public_bytes)
 
@@ -28,19 +28,19 @@ def test_a_new_key_is_private_and_its_public_line_is_what_workers_trust(tmp_path
 def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
     """A lost key cannot be had again."""
     path = tmp_path / "key"
-    keys.create(path)
+    signing_key.create(path)
     before = path.read_bytes()
     with pytest.raises(Refused, match="never overwritten"):
-        keys.create(path)
+        signing_key.create(path)
     assert path.read_bytes() == before
 
 
 def test_a_signature_holds_for_its_bytes_and_its_key_alone(tmp_path: Path) -> None:
     """RFC 8032, and several trusted keys at once."""
     for name in "ab":
-        keys.create(tmp_path / name)
-    a, b = keys.load(tmp_path / "a"), keys.load(tmp_path / "b")
-    trusted = keys.TrustedKeys({a.kid: a.public_bytes, b.kid: b.public_bytes})
+        signing_key.create(tmp_path / name)
+    a, b = signing_key.load(tmp_path / "a"), signing_key.load(tmp_path / "b")
+    trusted = signing_key.TrustedKeys({a.kid: a.public_bytes, b.kid: b.public_bytes})
     signature = a.sign(b"state")
     assert trusted.verify(a.kid, b"state", signature)
     assert not trusted.verify(a.kid, b"State", signature)
@@ -58,7 +58,7 @@ def test_a_file_that_is_no_key_of_ours_is_said_to_be_so(tmp_path: Path) -> None:
     junk = tmp_path / "junk"
     junk.write_text("secret junk")
     open_one = tmp_path / "open"
-    keys.create(open_one)
+    signing_key.create(open_one)
     open_one.chmod(0o644)
     for path in (other, junk):
         path.chmod(0o600)
@@ -69,14 +69,14 @@ def test_a_file_that_is_no_key_of_ours_is_said_to_be_so(tmp_path: Path) -> None:
         (tmp_path, "cannot"),
     ]:
         with pytest.raises(InvalidSetting, match=words) as caught:
-            keys.load(path)
+            signing_key.load(path)
         assert caught.value.field == "SLUICEGATE_SIGNING_KEY_FILE"
         assert "secret junk" not in str(caught.value)
     with pytest.raises(InvalidSetting, match="cannot be read"):
-        keys.load(tmp_path / "missing")
+        signing_key.load(tmp_path / "missing")
 
 
 def test_a_place_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None:
     """One line, no traceback."""
     with pytest.raises(InvalidInput, match="cannot be written"):
-        keys.create(tmp_path / "no" / "such" / "directory")
+        signing_key.create(tmp_path / "no" / "such" / "directory")

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluicegate.control import bodies
-from sluicegate.control.answers import Ask
-from sluicegate.control.broker import transport_options
-from sluicegate.control.limits import RateLimit
-from sluicegate.control.namespaces import Truth
-from sluicegate.control.orders import Order, order_of
-from sluicegate.control.tokens import Right
+from sluicegate.control.access.limits import RateLimit
+from sluicegate.control.access.tokens import Right
+from sluicegate.control.holds.namespaces import Truth
+from sluicegate.control.links.broker import transport_options
+from sluicegate.control.pausing import bodies
+from sluicegate.control.pausing.idempotency import Ask
+from sluicegate.control.pausing.orders import Order, order_of
 from sluicegate.schemas.api import PauseRequest
 from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.holds import Cause, Hold, Holds

@@ -12,7 +12,7 @@ import pytest
 from sluicegate.schemas.holds import ENDING_GRACE_S, Hold, Then
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import Claim, Scope
-from sluicegate.workers.endings import HARDER_AFTER_S, Endings
+from sluicegate.workers.forced_ends import HARDER_AFTER_S, Endings
 from tests.unit.strategies import NOW
 
 
@@ -55,7 +55,7 @@ class Pool:
 class World:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **pool: Any) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("sluicegate.workers.endings.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("sluicegate.workers.forced_ends.time.monotonic", lambda: self.now)
         self.pool = Pool(**pool)
         side: Any = self.pool
         self.endings = Endings(side, lambda request: Claim(queue=request.message.sluicegate_arrival.queue))

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sluicegate.control.stack import Stack
+from sluicegate.control.process.stack import Stack
 from sluicegate.schemas.exits import Exit
 
 UP_WITHIN_S = 90.0

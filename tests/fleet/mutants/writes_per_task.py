@@ -8,7 +8,7 @@ from typing import Any
 
 from sluicegate.schemas.settings import REDIS_URL
 from sluicegate.workers.gate import Gate
-from sluicegate.workers.link import connect
+from sluicegate.workers.redis_link import connect
 from tests.fleet.app import app
 
 pass_through = Gate.pass_through

@@ -1,0 +1,1 @@
+"""Who may do what: tokens, and the record of those who were turned away."""

@@ -1,0 +1,167 @@
+"""The audit: what was asked, by whom, and what came of it. Rows are only ever added."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, or_, select
+
+from sluicegate.control.store.tables import CONTROL_EVENTS
+from sluicegate.schemas.holds import Hold
+from sluicegate.schemas.snapshots import NOTHING, Edition
+from sluicegate.schemas.times import to_wire
+
+SYSTEM: Final = "sluicegate"
+"""The actor of what nobody asked for: expiries, a new namespace, a bumped epoch."""
+
+APPLIED, NOOP, REFUSED, DENIED = "applied", "noop", "refused", "denied"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing to put on record. `version` only where this event made that version; `details` is JSON."""
+
+    action: str
+    outcome: str
+    actor: str
+    at: datetime
+    edition: Edition = NOTHING
+    version: int | None = None
+    scope: str | None = None
+    cause: str | None = None
+    source: str | None = None
+    mode: str | None = None
+    reason: str | None = None
+    hold_id: UUID | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def about(hold: Hold | None) -> dict[str, Any]:
+    """The columns of an event that is about `hold`; none where it is about no hold."""
+    if hold is None:
+        return {}
+    return {
+        "scope": str(hold.scope),
+        "cause": str(hold.cause),
+        "source": hold.source,
+        "mode": hold.mode.word,
+        "hold_id": hold.id,
+    }
+
+
+def record(connection: Connection, namespace: str | None, event: Event) -> int:
+    """Adds `event` and returns its id; `namespace` None for what concerns the whole database.
+
+    A trigger chains it to the one before, under a lock on the whole chain that is held until the transaction ends.
+    So whoever records takes the namespace's row first, and waits for no other's row after: two could else wait for
+    each other.
+    """
+    row = {
+        "namespace": namespace,
+        "epoch": event.edition.epoch,
+        "version": event.version,
+        "action": event.action,
+        "outcome": event.outcome,
+        "scope": event.scope,
+        "cause": event.cause,
+        "source": event.source,
+        "mode": event.mode,
+        "reason": event.reason,
+        "actor": event.actor,
+        "hold_id": event.hold_id,
+        "details": dict(event.details),
+        "created_at": event.at,
+    }
+    added: int = connection.execute(insert(CONTROL_EVENTS).values(row).returning(CONTROL_EVENTS.c.id)).scalar_one()
+    return added
+
+
+def latest(connection: Connection, namespace: str, count: int = 5) -> list[dict[str, Any]]:
+    """The newest events of this namespace as R-A6 has them."""
+    rows = connection.execute(
+        select(CONTROL_EVENTS)
+        .where(CONTROL_EVENTS.c.namespace == namespace)
+        .order_by(CONTROL_EVENTS.c.id.desc())
+        .limit(count)
+    )
+    return [
+        {
+            "id": row["id"],
+            "action": row["action"],
+            "mode": row["mode"],
+            "reason": row["reason"],
+            "actorUserId": row["actor"],
+            "createdAt": to_wire(row["created_at"]),
+        }
+        for row in rows.mappings()
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """Which events to list (R-C9); None does not filter. `since` is included, `until` is not."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    actor: str | None = None
+    action: str | None = None
+    cause: str | None = None
+    scope: str | None = None
+    worker: str | None = None
+    limit: int = 100
+    offset: int = 0
+
+
+def search(connection: Connection, namespace: str, query: Query) -> tuple[list[dict[str, Any]], int]:
+    """The events that match, newest first, as `GET /api/audit` has them; and how many match in all."""
+    matching = _conditions(namespace, query)
+    total = connection.execute(select(func.count()).select_from(CONTROL_EVENTS).where(*matching)).scalar_one()
+    rows = connection.execute(
+        select(CONTROL_EVENTS)
+        .where(*matching)
+        .order_by(CONTROL_EVENTS.c.id.desc())
+        .limit(query.limit)
+        .offset(query.offset)
+    )
+    return [_to_wire(row) for row in rows.mappings()], total
+
+
+def _conditions(namespace: str, query: Query) -> Sequence[ColumnElement[bool]]:
+    column = CONTROL_EVENTS.c
+    # What concerns the whole database (tokens) is part of every fleet's story.
+    conditions: list[ColumnElement[bool]] = [or_(column.namespace == namespace, column.namespace.is_(None))]
+    if query.since is not None:
+        conditions.append(column.created_at >= query.since)
+    if query.until is not None:
+        conditions.append(column.created_at < query.until)
+    for name in ("actor", "action", "cause", "scope"):
+        wanted = getattr(query, name)
+        if wanted is not None:
+            conditions.append(column[name] == wanted)
+    if query.worker is not None:
+        named = column.details["worker"].astext == query.worker
+        conditions.append(or_(named, column.scope == f"worker:{query.worker}"))
+    return conditions
+
+
+def _to_wire(row: RowMapping) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "action": row["action"],
+        "outcome": row["outcome"],
+        "epoch": row["epoch"],
+        "version": row["version"],
+        "scope": row["scope"],
+        "cause": row["cause"],
+        "source": row["source"],
+        "mode": row["mode"],
+        "reason": row["reason"],
+        "actor": row["actor"],
+        "holdId": None if row["hold_id"] is None else str(row["hold_id"]),
+        "details": row["details"],
+        "createdAt": to_wire(row["created_at"]),
+    }

@@ -1,0 +1,1 @@
+"""What verbs print: pure functions from answers to lines and tables."""

@@ -1,0 +1,70 @@
+"""One hold in words: what ran and waited when it was placed, and what became of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sluicegate.control.cli.render.state_lines import moment
+from sluicegate.control.cli.spans import spell
+from sluicegate.schemas.api import DrainBody, FollowedBody, HoldAnswer, HoldBody, MomentBody
+
+THEN_HEAD = ("WORKER", "STATE", "RUNNING", "RESERVED", "SEEN")
+TASK_HEAD = ("WORKER", "TASK", "ID", "QUEUE", "STARTED", "FATE")
+
+
+def headline(hold: HoldBody) -> str:
+    """What holds, since when, by whom and why; and who released it."""
+    line = f"{hold.scope} {hold.mode} ({hold.cause}) — by {hold.actor} since {moment(hold.created_at)}: {hold.reason}"
+    if hold.released_at is None:
+        return line
+    return f"{line}; released by {hold.released_by} at {moment(hold.released_at)}: {hold.released_reason}"
+
+
+def queues(then: MomentBody) -> str:
+    """What waited, queue by queue."""
+    if then.queues is None:
+        return f"at {moment(then.at)} the broker could not be read: what waited is not known"
+    waited = ", ".join(f"{queue.name} {queue.ready}" for queue in then.queues)
+    return f"at {moment(then.at)} there waited: {waited or 'nothing'}"
+
+
+def then_rows(then: MomentBody) -> list[Sequence[object]]:
+    """The rows under THEN_HEAD."""
+    return [
+        (worker.nodename, worker.state, len(worker.running), worker.reserved, moment(worker.seen_at))
+        for worker in then.workers
+    ]
+
+
+def task_rows(tasks: Sequence[FollowedBody]) -> list[Sequence[object]]:
+    """The rows under TASK_HEAD; those that still run come first."""
+    return [
+        (
+            task.nodename,
+            task.name,
+            task.id,
+            task.queue or "-",
+            moment(task.started_at),
+            "waiting at a checkpoint" if task.waiting and task.fate == "running" else _fate(task),
+        )
+        for task in sorted(tasks, key=lambda task: (task.fate != "running", task.nodename, task.name, task.id))
+    ]
+
+
+def endings(answer: HoldAnswer) -> Iterator[str]:
+    """How each version of the hold ended, a line each."""
+    for drain in answer.drains:
+        yield f"version {drain.version}: {_ending(drain)}"
+
+
+def _ending(drain: DrainBody) -> str:
+    if drain.ending is None:
+        return "under way"
+    if drain.receipt is None:
+        return f"{drain.ending} before it had drained"
+    counts = ", ".join(f"{name} {drain.receipt[name]}" for name in ("finished", "yielded", "waiting", "forced", "lost"))
+    return f"{drain.ending} after {spell(drain.receipt['seconds'])}: {counts}"
+
+
+def _fate(task: FollowedBody) -> str:
+    return task.fate if task.how is None else f"{task.fate}: {task.how}"

@@ -1,0 +1,1 @@
+"""The verbs: each parses, asks one question, prints, and chooses an exit code."""

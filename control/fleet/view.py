@@ -1,0 +1,262 @@
+"""The way back: from heartbeats to what an operator sees of each worker, and the metrics over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection
+
+from sluicegate.control.audit import events
+from sluicegate.control.fleet import runtimes, sightings
+from sluicegate.control.fleet.sightings import Remembered
+from sluicegate.control.holds import namespaces
+from sluicegate.control.holds.namespaces import Truth
+from sluicegate.control.links.broker import SOURCE, Broker
+from sluicegate.control.links.outages import Outage
+from sluicegate.control.links.state_redis import Bus, Heard
+from sluicegate.control.store.database import Database
+from sluicegate.schemas.beats import Beat, WorkerState
+from sluicegate.schemas.errors import InvalidInput, NotFound, Refused, Unavailable
+from sluicegate.schemas.holds import check_reason
+from sluicegate.schemas.names import host_of
+from sluicegate.schemas.progress import UNAVAILABLE, Metrics, Sighting, WorkerView, measure, present_in, view
+from sluicegate.schemas.runtimes import ended
+from sluicegate.schemas.scopes import GLOBAL, Scope, ScopeKind
+from sluicegate.schemas.snapshots import NOTHING
+from sluicegate.schemas.times import to_wire
+
+GONE_LISTED_FOR = timedelta(hours=1)
+KEPT_FOR = timedelta(days=7)
+
+
+def decoded(heard: Heard) -> Sighting | None:
+    """The sighting that an entry in Redis is; None where its bytes are lost or no beat of this worker."""
+    if heard.raw is None:
+        return None
+    try:
+        beat = Beat.decode(heard.raw)
+    except InvalidInput:
+        return None
+    return Sighting(beat=beat, seen_at=heard.seen_at) if beat.nodename == heard.nodename else None
+
+
+def illegible(heard: Heard) -> Sighting:
+    """What stands for a worker that is there but whose words cannot be read: unknown, never quiet (L4)."""
+    beat = Beat(
+        nodename=heard.nodename,
+        incarnation="",
+        host=host_of(heard.nodename),
+        pool="",
+        pid=0,
+        seq=0,
+        sent_at=heard.seen_at,
+        state=WorkerState.UNKNOWN,
+        applied=NOTHING,
+        applied_at=None,
+    )
+    return Sighting(beat=beat, seen_at=heard.seen_at)
+
+
+def combined(heard: list[Heard], remembered: Mapping[str, Remembered], now: datetime) -> dict[str, Sighting]:
+    """The newest word of every worker that counts, from Redis, whose time is `now`, and from the database.
+
+    What is remembered from a time that has not come is older than anything that came by the clock as it is now.
+    A forgotten one is left out until it beats again. One whose present words cannot be read goes by its last
+    legible ones, which grow old.
+    """
+    known = {nodename: row.sighting for nodename, row in remembered.items() if not row.is_forgotten}
+    for entry in heard:
+        row = remembered.get(entry.nodename)
+        is_newer = row is None or sightings.is_newer(entry.seen_at, row.sighting.seen_at, now)
+        if is_newer and (seen := decoded(entry)):
+            known[entry.nodename] = seen
+        elif row is None:
+            known[entry.nodename] = illegible(entry)
+    return known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far the fleet has got with `truth`, at one moment."""
+
+    truth: Truth
+    workers: list[WorkerView]
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """Every worker at one moment. `is_heard` False: Redis was away, and these are their last known words.
+
+    `forgotten`: those that an operator gave up, and that have not been heard of since.
+    """
+
+    workers: list[WorkerView]
+    at: datetime
+    is_heard: bool
+    forgotten: frozenset[str] = frozenset()
+
+    def present_in(self, scope: Scope) -> list[WorkerView]:
+        """The workers that have not left, and where work of `scope` could run."""
+        return present_in(self.workers, scope)
+
+    def measure(self, scope: Scope, *, queued: int | None) -> Metrics:
+        """The metrics of `scope`, with a depth that was read elsewhere."""
+        source = SOURCE if self.is_heard else UNAVAILABLE.source
+        return measure(self.workers, queued=queued, source=source, scope=scope)
+
+
+class Fleet:
+    """Reads heartbeats and keeps the database's memory of them. Thread-safe."""
+
+    def __init__(self, *, database: Database, bus: Bus, broker: Broker, namespace: str, lease: timedelta) -> None:
+        self._database = database
+        self._bus = bus
+        self._broker = broker
+        self._namespace = namespace
+        self._lease = lease
+        self._outage = Outage("heartbeats")
+
+    def progress(self, truth: Truth, remembered: Mapping[str, Remembered], scope: Scope = GLOBAL) -> Progress:
+        """What the workers made of `truth`. With Redis away: the last that is known, and never drained.
+
+        The metrics are those of `scope`; all workers are listed.
+        """
+        seen = self.look(truth, remembered)
+        return Progress(truth=truth, workers=seen.workers, metrics=self.measure(seen, scope))
+
+    def look(self, truth: Truth, remembered: Mapping[str, Remembered]) -> Seen:
+        """Every worker, at one moment."""
+        heard = self._listen()
+        forgotten = frozenset(name for name, row in remembered.items() if row.is_forgotten)
+        if heard is None:
+            known = {name: row.sighting for name, row in _present(remembered)}
+            workers = self._views(known, truth, truth.now)
+            return Seen(workers=workers, at=truth.now, is_heard=False, forgotten=forgotten)
+        now, entries = heard
+        known = combined(entries, remembered, now)
+        return Seen(
+            workers=self._views(known, truth, now), at=now, is_heard=True, forgotten=forgotten.difference(known)
+        )
+
+    def measure(self, seen: Seen, scope: Scope = GLOBAL) -> Metrics:
+        """The metrics of `scope`; asks the broker, unless Redis is away."""
+        depths = self.depths(seen, scope) if seen.is_heard else None
+        return seen.measure(scope, queued=None if depths is None else sum(depths.values()))
+
+    def depths(self, seen: Seen, scope: Scope = GLOBAL) -> dict[str, int] | None:
+        """What is ready in each queue where work of `scope` may wait; None where the broker cannot be read."""
+        if scope.kind is ScopeKind.QUEUE:
+            return self._broker.depths({scope.name})
+        return self._broker.depths({queue for worker in seen.present_in(scope) for queue in worker.beat.queues})
+
+    def fold(self) -> None:
+        """Writes what Redis has into the database, and learns from it how long tasks take. Raises Unavailable."""
+        now, entries = self._hear()
+        with self._database.transaction() as connection:
+            # One replica at a time: two would count each run twice. What the other one writes need not be written.
+            if not runtimes.claim(connection, self._namespace):
+                return
+            busy = sightings.busy(connection, self._namespace)
+            self._fold(connection, entries, now)
+            runtimes.learn(connection, self._namespace, _runs_s(busy, entries), now)
+
+    def purge(self) -> None:
+        """Lets go of the rows of workers that left long ago. Raises Unavailable."""
+        with self._database.transaction() as connection:
+            sightings.purge(connection, namespaces.clock(connection) - KEPT_FOR)
+
+    def forget(self, nodename: str, *, reason: object, actor: str) -> Sighting:
+        """Stops counting a worker that fell silent, until it beats again; an audited act (R-C3).
+
+        Raises InvalidInput (reason), NotFound, Refused while its lease lasts (it would be counted as quiet
+        though it runs), Unavailable where Redis cannot be asked.
+        """
+        why = check_reason(reason)
+        now, entries = self._hear()
+        with self._database.transaction() as connection:
+            truth = namespaces.lock(connection, self._namespace)
+            self._fold(connection, entries, now)
+            # What cannot be read is remembered here, so that forgetting it has a row to mark.
+            unread = [illegible(entry) for entry in entries if entry.nodename == nodename and not decoded(entry)]
+            known = sightings.read(connection, self._namespace)
+            if nodename not in known and unread:
+                sightings.fold(connection, self._namespace, unread, now)
+                known = sightings.read(connection, self._namespace)
+            row = known.get(nodename)
+            if row is None or row.is_forgotten:
+                raise NotFound(f"no worker is known as {nodename!r}")
+            seen = view(row.sighting, desired=truth.edition, lease=self._lease, now=now)
+            is_silent = seen.state in (WorkerState.UNKNOWN, WorkerState.GONE)
+            event = events.Event(
+                action="worker_forgotten",
+                outcome=events.APPLIED if is_silent else events.REFUSED,
+                actor=actor,
+                at=truth.now,
+                edition=truth.edition,
+                reason=why,
+                details=_details(seen),
+            )
+            events.record(connection, self._namespace, event)
+            if is_silent:
+                sightings.forget(connection, self._namespace, nodename, by=actor, reason=why, now=truth.now)
+                return row.sighting
+        raise Refused(f"{nodename} is alive ({seen.state}): only a worker that fell silent can be forgotten")
+
+    def _views(self, known: Mapping[str, Sighting], truth: Truth, now: datetime) -> list[WorkerView]:
+        views = (
+            view(known[name], desired=truth.edition, lease=self._lease, now=now, holds=truth.holds.active)
+            for name in sorted(known)
+        )
+        return [
+            worker
+            for worker in views
+            if worker.state is not WorkerState.GONE or now - worker.sighting.seen_at < GONE_LISTED_FOR
+        ]
+
+    def _listen(self) -> tuple[datetime, list[Heard]] | None:
+        try:
+            return self._hear()
+        except Unavailable:
+            return None
+
+    def _hear(self) -> tuple[datetime, list[Heard]]:
+        try:
+            heard = self._bus.heartbeats()
+        except Unavailable as error:
+            self._outage.begin(error)
+            raise
+        self._outage.end()
+        return heard
+
+    def _fold(self, connection: Connection, entries: list[Heard], now: datetime) -> None:
+        sightings.fold(connection, self._namespace, filter(None, map(decoded, entries)), now)
+
+
+def _present(remembered: Mapping[str, Remembered]) -> list[tuple[str, Remembered]]:
+    return [(name, row) for name, row in remembered.items() if not row.is_forgotten]
+
+
+def _runs_s(busy: Mapping[str, Beat], entries: list[Heard]) -> dict[str, list[float]]:
+    """The runs that ended since `busy`, in seconds, by the name of their task."""
+    runs_s: dict[str, list[float]] = {}
+    for entry in entries:
+        before = busy.get(entry.nodename)
+        seen = decoded(entry) if before else None
+        for name, seconds in ended(before, seen.beat) if before and seen else ():
+            runs_s.setdefault(name, []).append(seconds)
+    return runs_s
+
+
+def _details(seen: WorkerView) -> dict[str, Any]:
+    """What an auditor wants to know of a worker that is given up."""
+    return {
+        "worker": seen.beat.nodename,
+        "incarnation": seen.beat.incarnation,
+        "state": str(seen.state),
+        "lastSeenAt": to_wire(seen.sighting.seen_at),
+        "running": [task.to_wire() for task in seen.beat.running],
+    }

@@ -1,0 +1,1 @@
+"""The truth in rows: namespaces, holds and what became of each."""

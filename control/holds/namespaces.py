@@ -1,0 +1,179 @@
+"""The truth about one namespace: its edition and its holds, read at once, changed under a row lock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, and_, func, select, text, true, update
+from sqlalchemy.dialects.postgresql import insert
+
+from sluicegate.control.audit import events
+from sluicegate.control.holds import drain_rows, hold_rows
+from sluicegate.control.store.tables import BEATS, HOLDS, NAMESPACES
+from sluicegate.schemas.drains import Ending
+from sluicegate.schemas.errors import Unavailable
+from sluicegate.schemas.holds import Change, Holds
+from sluicegate.schemas.snapshots import MAX_EPOCH, Edition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truth:
+    """What is ordered, at one moment of the database's clock. `beat` is 0 where none was drawn."""
+
+    namespace: str
+    epoch: int
+    holds: Holds
+    updated_at: datetime
+    now: datetime
+    beat: int = 0
+
+    @property
+    def edition(self) -> Edition:
+        """The pair that orders states."""
+        return Edition(self.epoch, self.holds.version)
+
+
+def read(connection: Connection, namespace: str, *, draws_beat: bool = False) -> Truth | None:
+    """The truth as one statement sees it, or None where nobody has used this namespace yet.
+
+    With `draws_beat` it also draws the next beat: whoever publishes it has read this truth after any state
+    that carries a lower one was read.
+    """
+    columns: list[Any] = [NAMESPACES, func.clock_timestamp().label("now"), HOLDS]
+    in_force = and_(HOLDS.c.namespace == NAMESPACES.c.namespace, HOLDS.c.released_at.is_(None))
+    source = NAMESPACES.outerjoin(HOLDS, in_force)
+    if draws_beat:
+        # nextval must run once, not once for each hold.
+        drawn = select(func.nextval(BEATS.name).label("beat")).cte("drawn").prefix_with("materialized")
+        columns.append(drawn.c.beat)
+        source = source.join(drawn, true())
+    rows = connection.execute(select(*columns).select_from(source).where(NAMESPACES.c.namespace == namespace)).all()
+    if not rows:
+        return None
+    first = rows[0]._mapping
+    active = frozenset(hold_rows.from_row(_hold_columns(row._mapping)) for row in rows if row._mapping[HOLDS.c.id])
+    return Truth(
+        namespace=namespace,
+        epoch=first[NAMESPACES.c.epoch],
+        holds=Holds(version=first[NAMESPACES.c.version], active=active),
+        updated_at=first[NAMESPACES.c.updated_at],
+        now=first["now"],
+        beat=first["beat"] if draws_beat else 0,
+    )
+
+
+def _hold_columns(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {column.name: row[column] for column in HOLDS.c}
+
+
+def lock(connection: Connection, namespace: str) -> Truth:
+    """As `read`, holding the row until the transaction ends; makes the namespace where it is new."""
+    statement = select(NAMESPACES.c.namespace).where(NAMESPACES.c.namespace == namespace).with_for_update()
+    if connection.execute(statement).first() is None:
+        create(connection, namespace)
+        connection.execute(statement)
+    # Read after the lock is had: this statement's snapshot has what the one before us committed.
+    truth = read(connection, namespace)
+    if truth is None:  # nothing deletes namespaces; somebody did by hand
+        raise Unavailable(f"the namespace {namespace!r} went away")
+    return truth
+
+
+def create(connection: Connection, namespace: str) -> None:
+    """Makes the namespace at edition 1.1 with the event that says so; nothing where it is there already."""
+    now = clock(connection)
+    row = {"namespace": namespace, "epoch": 1, "version": 1, "updated_at": now}
+    made = connection.execute(
+        insert(NAMESPACES).values(row).on_conflict_do_nothing().returning(NAMESPACES.c.namespace)
+    ).first()
+    if made is not None:
+        born = events.Event(
+            action="namespace_created",
+            outcome=events.APPLIED,
+            actor=events.SYSTEM,
+            at=now,
+            edition=Edition(1, 1),
+            version=1,
+        )
+        events.record(connection, namespace, born)
+
+
+def store(connection: Connection, truth: Truth, change: Change, event: events.Event) -> Truth:
+    """Writes a change and its event, and returns the new truth. `truth` must come from `lock`.
+
+    A no-op writes the event alone.
+    """
+    if change.is_noop:
+        events.record(connection, truth.namespace, event)
+        return truth
+    if change.hold is not None:
+        hold_rows.store(connection, truth.namespace, change.hold, event.at)
+        if change.hold.released_at is None and change.hold.ramp is None:
+            drain_rows.begin(connection, truth.namespace, change.hold.id, change.holds.version, event.at)
+        else:
+            drain_rows.end(connection, change.hold.id, Ending.RELEASED, event.at)
+    _advance(connection, truth, Edition(truth.epoch, change.holds.version), event.at)
+    events.record(connection, truth.namespace, event)
+    return Truth(
+        namespace=truth.namespace,
+        epoch=truth.epoch,
+        holds=change.holds,
+        updated_at=event.at,
+        now=truth.now,
+    )
+
+
+def bump_epoch(connection: Connection, truth: Truth, met: Edition, beat: int) -> Truth:
+    """Goes above `met`, which our own key signed and this database knows nothing of: it was restored.
+
+    The beats go above the `beat` that was met with it. Raises Unavailable where no epoch is left.
+    """
+    if met.epoch >= MAX_EPOCH:
+        raise Unavailable(f"a validly signed state has epoch {met.epoch}, and no epoch is left above it")
+    edition = Edition(met.epoch + 1, truth.holds.version + 1)
+    now = clock(connection)
+    _advance(connection, truth, edition, now)
+    raise_beats(connection, beat)
+    bumped = events.Event(
+        action="epoch_bumped",
+        outcome=events.APPLIED,
+        actor=events.SYSTEM,
+        at=now,
+        edition=edition,
+        version=edition.version,
+        reason=f"a validly signed state {met} is above this database's {truth.edition}: it was restored",
+        details={"metEpoch": met.epoch, "metVersion": met.version, "previousEpoch": truth.epoch},
+    )
+    events.record(connection, truth.namespace, bumped)
+    return Truth(
+        namespace=truth.namespace,
+        epoch=edition.epoch,
+        holds=Holds(version=edition.version, active=truth.holds.active),
+        updated_at=now,
+        now=now,
+    )
+
+
+def raise_beats(connection: Connection, beat: int) -> None:
+    """Makes the next beat higher than `beat`, for a database whose counter was set back by a restore."""
+    connection.execute(
+        text("select setval('snapshot_beats', :beat) from snapshot_beats where last_value < :beat"),
+        {"beat": beat},
+    )
+
+
+def clock(connection: Connection) -> datetime:
+    """The database's time now: one clock for all replicas."""
+    moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+    return moment
+
+
+def _advance(connection: Connection, truth: Truth, edition: Edition, now: datetime) -> None:
+    connection.execute(
+        update(NAMESPACES)
+        .where(NAMESPACES.c.namespace == truth.namespace)
+        .values(epoch=edition.epoch, version=edition.version, updated_at=now)
+    )

@@ -1,0 +1,1 @@
+"""The ways out to Redis and to Celery's broker."""

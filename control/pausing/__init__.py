@@ -1,0 +1,1 @@
+"""The use cases of a pause: each takes values and returns values."""

@@ -1,0 +1,51 @@
+"""Loops: a function that is called again and again in a thread, until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from sluicegate.control.links.outages import Outage
+from sluicegate.schemas.errors import SluicegateError
+
+logger = logging.getLogger("sluicegate.control")
+
+
+class Loop:
+    """Calls `turn` every `interval_s` seconds. A turn that fails is logged, and the loop goes on."""
+
+    def __init__(self, name: str, turn: Callable[[], object], *, interval_s: float) -> None:
+        self._turn = turn
+        self._interval_s = interval_s
+        self._stopping = threading.Event()
+        self._outage = Outage(name)
+        self._thread = threading.Thread(target=self._run, name=f"sluicegate-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread; the first turn is at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Tells the thread to end after its turn; does not wait."""
+        self._stopping.set()
+
+    def join(self, timeout_s: float) -> None:
+        """Waits for its end, at most `timeout_s`; a turn that hangs is left behind (daemon)."""
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._turn()
+            except SluicegateError as error:
+                self._outage.begin(error)
+            except Exception as error:
+                # A defect in one turn must not end the beat for ever: workers would go stale for nothing.
+                if not self._outage.is_on:
+                    logger.exception("%s: a turn failed", self._thread.name)
+                self._outage.begin(error)
+            else:
+                self._outage.end()
+            self._stopping.wait(self._interval_s)

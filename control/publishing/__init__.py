@@ -1,0 +1,1 @@
+"""Signing what is ordered and putting it where the workers read it."""

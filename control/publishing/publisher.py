@@ -1,0 +1,205 @@
+"""Publishing the truth: sealed, fenced, again and again, and never led astray by what is there already.
+
+What is in Redis is judged BEFORE the truth is read. Every published state was committed before it was
+published, and its beat was drawn before that: so whatever was there first can neither be above a truth nor
+have a beat above one that is read afterwards, unless the database went back in time (a restore).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+from time import monotonic
+
+from sluicegate.control.holds import namespaces
+from sluicegate.control.holds.namespaces import Truth
+from sluicegate.control.links.outages import Outage
+from sluicegate.control.links.state_redis import Bus, Slot
+from sluicegate.control.store.database import Database
+from sluicegate.schemas.errors import SnapshotRefused, Unavailable
+from sluicegate.schemas.snapshots import NOTHING, Edition, Sign, Snapshot, Verify, seal, unseal
+
+logger = logging.getLogger("sluicegate.control")
+
+ATTEMPTS = 8
+"""Among replicas that publish at once; each attempt that fails is another's success."""
+INLINE_WAIT_S = 1.0
+ALARM_EVERY_S = 10.0
+
+
+class Publisher:
+    """Keeps one namespace's state in Redis. Thread-safe; one publication at a time in a process.
+
+    `alarms` counts, by kind, what should not have been found there: `malformed_snapshot`, `bad_signature`,
+    `rolled_back` (older than what this process published), `missing`, `restored` (the database was).
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        bus: Bus,
+        namespace: str,
+        key: Sign,
+        trusted: Verify,
+        on_change: Callable[[Edition], None],
+    ) -> None:
+        self._database = database
+        self._bus = bus
+        self._namespace = namespace
+        self._key = key
+        self._trusted = trusted
+        self._on_change = on_change
+        self._lock = threading.Lock()
+        self._published = NOTHING
+        self._published_beat = 0
+        self._alarmed_at: dict[str, float] = {}
+        self._outage = Outage("publishing")
+        self.alarms: Counter[str] = Counter()
+
+    def look(self) -> Snapshot | None:
+        """What is there of ours, before a change: who then reads the truth tells by `is_restored`, and calls `meet`.
+
+        Raises Unavailable where Redis is away.
+        """
+        return self._judge(self._bus.read_slot())
+
+    def publish_now(self, edition: Edition) -> bool:
+        """After a change: is `edition`, or a newer one, in Redis? Within about a second; never raises."""
+        if not self._lock.acquire(timeout=INLINE_WAIT_S):
+            return False  # the loop is stuck on a Redis that hangs; it goes on trying
+        try:
+            # Another's publication that began after our commit carries our change too.
+            if self._published < edition:
+                self._publish()
+        except Unavailable as error:
+            self._outage.begin(error)
+            return False
+        else:
+            self._outage.end()
+            return True
+        finally:
+            self._lock.release()
+
+    def beat(self) -> None:
+        """One turn of the loop: the truth with a new beat. Raises Unavailable, and then did not beat."""
+        with self._lock:
+            try:
+                self._publish()
+            except Unavailable as error:
+                self._outage.begin(error)
+                raise
+            self._outage.end()
+
+    def is_published(self, edition: Edition) -> bool:
+        """Did this process see `edition`, or a newer one, into Redis?"""
+        return self._published >= edition
+
+    def _publish(self) -> None:
+        truth: Truth | None = None
+        for _ in range(ATTEMPTS):
+            slot = self._bus.read_slot()
+            met = self._judge(slot)
+            if truth is not None and met is not None and _is_beyond(met, truth):
+                # Another replica was faster, with a truth that was read no earlier than ours: ours is in it.
+                self._note(met.edition, met.beat)
+                return
+            if truth is None or not _is_behind(met, truth):
+                truth = self._draw(met)
+            sealed = Snapshot(
+                namespace=self._namespace,
+                epoch=truth.epoch,
+                holds=truth.holds,
+                beat=truth.beat,
+                issued_at=truth.now,
+            )
+            if self._bus.replace_slot(slot, seal(sealed, self._key), _hint(sealed)):
+                self._note(truth.edition, truth.beat)
+                return
+        raise Unavailable("the state in Redis is changed by others all the time")
+
+    def _draw(self, met: Snapshot | None) -> Truth:
+        """The truth with its beat, above `met` in both."""
+        truth = self._read()
+        if met is not None and is_restored(met, truth):
+            self.meet(met)
+            truth = self._read()
+        if met is not None and met.beat >= truth.beat:
+            # The same edition with a beat of the future: restored to a copy that misses only beats.
+            with self._database.transaction() as connection:
+                namespaces.raise_beats(connection, met.beat)
+            truth = self._read()
+        return truth
+
+    def _read(self) -> Truth:
+        with self._database.transaction() as connection:
+            truth = namespaces.read(connection, self._namespace, draws_beat=True)
+            if truth is None:
+                namespaces.create(connection, self._namespace)
+                truth = namespaces.read(connection, self._namespace, draws_beat=True)
+        if truth is None:
+            raise Unavailable(f"the namespace {self._namespace!r} went away")
+        return truth
+
+    def _judge(self, slot: Slot) -> Snapshot | None:
+        """The state that is there if our key made it; None, and an alarm, for anything else."""
+        if slot.kind == "none":
+            if self._published > NOTHING:
+                self._alarm("missing", "the state was gone from Redis")
+            return None
+        try:
+            met = unseal(slot.content, self._trusted, self._namespace)
+        except SnapshotRefused as error:
+            self._alarm(error.code, f"a state in Redis was not ours: {error}")
+            return None
+        if (met.edition, met.beat) < (self._published, self._published_beat):
+            self._alarm("rolled_back", f"an old state {met.edition} (beat {met.beat}) was put back in Redis")
+        return met
+
+    def meet(self, met: Snapshot) -> None:
+        """Bump the epoch, where the database was restored. Raises Unavailable, also where no epoch is left."""
+        with self._database.transaction() as connection:
+            truth = namespaces.lock(connection, self._namespace)
+            # Another replica may have bumped it since: the second one finds nothing to do.
+            if is_restored(met, truth):
+                truth = namespaces.bump_epoch(connection, truth, met.edition, met.beat)
+                self._alarm("restored", f"met {met.edition} in Redis: the database was restored; now {truth.edition}")
+
+    def _note(self, edition: Edition, beat: int) -> None:
+        is_change = edition > self._published
+        self._published, self._published_beat = edition, beat
+        if is_change:
+            self._on_change(edition)
+
+    def _alarm(self, kind: str, message: str) -> None:
+        self.alarms[kind] += 1
+        now = monotonic()
+        if now - self._alarmed_at.get(kind, -ALARM_EVERY_S) >= ALARM_EVERY_S:
+            self._alarmed_at[kind] = now
+            logger.error("ALARM %s: %s (%d so far)", kind, message, self.alarms[kind])
+
+
+def _is_beyond(met: Snapshot, truth: Truth) -> bool:
+    """Does `met` come from a truth that was read after `truth` was, or at least says no less?"""
+    return met.edition >= truth.edition and met.beat > truth.beat
+
+
+def _is_behind(met: Snapshot | None, truth: Truth) -> bool:
+    """Was `met`, which came after `truth` was read, published from an earlier truth (or by nobody)?"""
+    if met is None:
+        return True
+    is_same = met.edition == truth.edition and met.holds == truth.holds
+    return met.beat < truth.beat and (is_same or met.edition < truth.edition)
+
+
+def is_restored(met: Snapshot, truth: Truth) -> bool:
+    """Did a database with our key once know more, or something else at this very edition? `met` was read before."""
+    return met.edition > truth.edition or (met.edition == truth.edition and met.holds != truth.holds)
+
+
+def _hint(snapshot: Snapshot) -> bytes:
+    body = {"epoch": snapshot.epoch, "version": snapshot.holds.version, "beat": snapshot.beat}
+    return json.dumps(body, separators=(",", ":")).encode()
