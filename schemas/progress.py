@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sluicegate.schemas.beats import Beat, RunningTask, WorkerState
-from sluicegate.schemas.holds import Hold
+from sluicegate.schemas.holds.hold import Hold
 from sluicegate.schemas.scopes import GLOBAL, Claim, Scope, ScopeKind
 from sluicegate.schemas.snapshots import Edition
 from sluicegate.schemas.times import to_wire, to_wire_or_none

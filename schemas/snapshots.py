@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from sluicegate.schemas.errors import BadSignature, InvalidInput, MalformedSnapshot
-from sluicegate.schemas.holds import Hold, Holds
+from sluicegate.schemas.holds.hold import Hold, Holds
 from sluicegate.schemas.times import from_wire, to_wire
 
 PROTOCOL = 1

@@ -16,10 +16,10 @@ from typing import Any
 from uuid import UUID
 
 from sluicegate.schemas.beats import Force, ForcedTask
-from sluicegate.schemas.holds import ENDING_GRACE_S, Hold, Then
+from sluicegate.schemas.holds.hold import ENDING_GRACE_S, Hold, Then
 from sluicegate.schemas.scopes import Claim
-from sluicegate.workers import celery_inside
-from sluicegate.workers.celery_inside import PoolSide
+from sluicegate.workers.celery_inside import requests
+from sluicegate.workers.ports import PoolSide
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Endings:
         return returning
 
     def _tell(self, request: Any, how: Force) -> None:
-        task = celery_inside.running_task(request, is_waiting=False)
+        task = requests.running_task(request, is_waiting=False)
         self._told[request.id] = ForcedTask(task=task, at=datetime.now(UTC), how=how)
 
     def under_way(self) -> list[Any]:

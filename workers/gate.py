@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 from sluicegate.schemas.beats import WorkerState
-from sluicegate.schemas.holds import Hold
+from sluicegate.schemas.holds.hold import Hold
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import Claim, ScopeKind
 from sluicegate.schemas.snapshots import NOTHING, Edition, Snapshot

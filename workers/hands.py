@@ -21,11 +21,12 @@ from redis.exceptions import ResponseError
 from sluicegate.schemas.beats import ForcedTask, RunningTask, YieldedTask
 from sluicegate.schemas.scopes import Claim, ScopeKind
 from sluicegate.schemas.snapshots import Edition
-from sluicegate.workers import celery_inside
-from sluicegate.workers.celery_inside import Loop, PoolSide, WayBack
+from sluicegate.workers import ports
+from sluicegate.workers.celery_inside import requests, waiting
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.forced_ends import Endings
 from sluicegate.workers.gate import Gate, Standing
+from sluicegate.workers.ports import Loop, PoolSide, WayBack
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class Hands:
 
     def take_yielded(self, request: Any) -> None:
         """A task stopped at a checkpoint: its message must go back to the head of its queue; from any thread."""
-        task = celery_inside.running_task(request, is_waiting=False)
+        task = requests.running_task(request, is_waiting=False)
         self._last_yields[request.id] = YieldedTask(task=task, at=datetime.now(UTC))
         self._yielded.append(request)
         if self._is_closing:
@@ -121,7 +122,7 @@ class Hands:
         if self._is_closing:
             return
         self._is_closing = True
-        if waiting := sum(self.pool.is_waiting(request) for request in celery_inside.running_requests()):
+        if waiting := sum(self.pool.is_waiting(request) for request in requests.running_requests()):
             log.warning(
                 "sluicegate: stopping while %d tasks wait at a checkpoint: those with a cursor go back to their queue, "
                 "others keep this worker until they are resumed",
@@ -211,7 +212,7 @@ class Hands:
             if standing.is_open and self.way_back.can_set_aside:
                 # Somebody may have set tasks aside by older orders than ours, and be gone.
                 self._look_again(_SWEEP_EVERY_S)
-            elif celery_inside.running_requests():
+            elif requests.running_requests():
                 self._look_again(_FRESH_EVERY_S)
             for due_in_s in (self.way_back.due_in_s(), self.gate.reopens_in_s()):
                 if due_in_s is not None:
@@ -295,17 +296,17 @@ class Hands:
 
     # -- the way back ---------------------------------------------------------------------------------------
 
-    def _collect(self, is_wanted: celery_inside.Wanted) -> None:
+    def _collect(self, is_wanted: ports.Wanted) -> None:
         """Take those wanted of the requests that nothing has begun to run out of Celery's hands, and hold them."""
         self._held.extend(self.pool.unstarted(is_wanted))
-        self._held.extend(celery_inside.rate_limited(self._consumer, is_wanted))
-        self._held.extend(celery_inside.waiting_for_eta(self._consumer, is_wanted))
+        self._held.extend(waiting.rate_limited(self._consumer, is_wanted))
+        self._held.extend(waiting.waiting_for_eta(self._consumer, is_wanted))
 
     def _owe_held(self) -> None:
         """Make a debt of every request that is held; one that fails leaves the others held, for the next try."""
         while self._held:
             request = self._held.popleft()
-            celery_inside.forget(request)
+            requests.forget(request)
             if request.acknowledged:
                 continue
             if self._is_to_be_set_aside(request):
@@ -329,23 +330,23 @@ class Hands:
 
     def _end_overdue(self, standing: Standing) -> None:
         """What a deadline ends is given back when its run is over."""
-        over, look_in_s = self.endings.tend(standing.ending, celery_inside.running_requests())
+        over, look_in_s = self.endings.tend(standing.ending, requests.running_requests())
         for request in over:
-            celery_inside.forget(request)
+            requests.forget(request)
             self.way_back.owe(request)
         if look_in_s is not None:
             self._look_again(look_in_s)
 
     def _claim_of(self, request: Any) -> Claim:
         assert self.gate is not None
-        return celery_inside.claim_of(request, self.gate.claim)
+        return requests.claim_of(request, self.gate.claim)
 
     def _keep_fresh(self) -> None:
         """Whose task waits at a checkpoint has not been lost, however long it takes."""
         now = time.monotonic()
         if now - self._kept_fresh_at >= _FRESH_EVERY_S:
             self._kept_fresh_at = now
-            self.way_back.keep([r for r in celery_inside.running_requests() if self.pool.is_waiting(r)])
+            self.way_back.keep([r for r in requests.running_requests() if self.pool.is_waiting(r)])
 
     def _is_settled(self, standing: Standing) -> bool:
         """Has everything held that was given to the pool started or come back? Then nothing of it can start."""
@@ -360,13 +361,13 @@ class Hands:
     def running(self) -> tuple[RunningTask, ...]:
         """The tasks that the pool has accepted and not finished, forgotten ones too; from any thread."""
         running = [
-            celery_inside.running_task(request, is_waiting=self.pool.is_waiting(request))
-            for request in celery_inside.running_requests()
+            requests.running_task(request, is_waiting=self.pool.is_waiting(request))
+            for request in requests.running_requests()
         ]
         # On their way back, and not there yet: a fleet is not drained before they are.
         known = {task.id for task in running}
         leaving = [request for request in (*list(self._yielded), *self.endings.under_way()) if request.id not in known]
-        gone = [celery_inside.running_task(request, is_waiting=False) for request in leaving]
+        gone = [requests.running_task(request, is_waiting=False) for request in leaving]
         return (*self.pool.forgotten(), *running, *gone)
 
     def yielded(self) -> tuple[YieldedTask, ...]:
@@ -390,7 +391,7 @@ class Hands:
 
     def count_reserved(self) -> int:
         """How many messages are in hand and not started, ETA ones included; from any thread."""
-        return celery_inside.count_reserved(self.worker) + self.way_back.count_in_hand()
+        return waiting.count_reserved(self.worker) + self.way_back.count_in_hand()
 
     def enforces(self) -> tuple[str, ...]:
         """The kinds of scope whose holds are obeyed here."""

@@ -11,7 +11,7 @@ import mmap
 import struct
 from collections.abc import Iterable
 
-from sluicegate.schemas.holds import Hold
+from sluicegate.schemas.holds.hold import Hold
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import Claim, Scope
 from sluicegate.schemas.snapshots import Edition

@@ -16,7 +16,7 @@ from sluicegate.control.holds.namespaces import clock
 from sluicegate.control.store.database import Database
 from sluicegate.control.store.tables import TOKENS
 from sluicegate.schemas.errors import InvalidInput, NotFound, Refused
-from sluicegate.schemas.holds import check_actor
+from sluicegate.schemas.holds.hold import check_actor
 
 PREFIX = "sg_"
 ANONYMOUS = "anonymous"

@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, or_, select
 
 from sluicegate.control.store.tables import CONTROL_EVENTS
-from sluicegate.schemas.holds import Hold
+from sluicegate.schemas.holds.hold import Hold
 from sluicegate.schemas.snapshots import NOTHING, Edition
 from sluicegate.schemas.times import to_wire
 

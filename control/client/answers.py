@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import Field
 
-from sluicegate.schemas.api import Answer, Wire
+from sluicegate.schemas.api.bodies import Answer, Wire
 from sluicegate.schemas.scopes import Claim, Scope, ScopeKind
 
 B = TypeVar("B", bound=Wire)

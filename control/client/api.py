@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from sluicegate.control.client.answers import Reply, WorkersAnswer
 from sluicegate.control.client.rejections import to_error
-from sluicegate.schemas.api import (
+from sluicegate.schemas.api.bodies import (
     AuditAnswer,
     ChangeAnswer,
     ForgetRequest,

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from sluicegate.control.client.answers import RunningBody, WorkerBody
-from sluicegate.schemas.api import MetricsBody
+from sluicegate.schemas.api.bodies import MetricsBody
 from sluicegate.schemas.beats import WorkerState
 from sluicegate.schemas.progress import UNAVAILABLE
 from sluicegate.schemas.snapshots import Edition

@@ -20,7 +20,7 @@ from sluicegate.control.links.state_redis import Bus, Heard
 from sluicegate.control.store.database import Database
 from sluicegate.schemas.beats import Beat, WorkerState
 from sluicegate.schemas.errors import InvalidInput, NotFound, Refused, Unavailable
-from sluicegate.schemas.holds import check_reason
+from sluicegate.schemas.holds.hold import check_reason
 from sluicegate.schemas.names import host_of
 from sluicegate.schemas.progress import UNAVAILABLE, Metrics, Sighting, WorkerView, measure, present_in, view
 from sluicegate.schemas.runtimes import ended

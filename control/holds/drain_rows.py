@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping, and_, insert, null, select, update
 
 from sluicegate.control.store.tables import DRAINS, HOLDS
-from sluicegate.schemas.drains import Ending, Fate, Followed
+from sluicegate.schemas.holds.drains import Ending, Fate, Followed
 from sluicegate.schemas.times import to_wire, to_wire_or_none
 
 

@@ -11,9 +11,9 @@ from sqlalchemy import Connection, select
 from sqlalchemy.dialects.postgresql import insert
 
 from sluicegate.control.store.tables import HOLDS
-from sluicegate.schemas.holds import Cause, Hold, Then
+from sluicegate.schemas.holds.hold import Cause, Hold, Then
+from sluicegate.schemas.holds.ramps import Ramp
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.ramps import Ramp
 from sluicegate.schemas.scopes import Scope
 
 

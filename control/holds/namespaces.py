@@ -13,9 +13,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sluicegate.control.audit import events
 from sluicegate.control.holds import drain_rows, hold_rows
 from sluicegate.control.store.tables import BEATS, HOLDS, NAMESPACES
-from sluicegate.schemas.drains import Ending
 from sluicegate.schemas.errors import Unavailable
-from sluicegate.schemas.holds import Change, Holds
+from sluicegate.schemas.holds.drains import Ending
+from sluicegate.schemas.holds.hold import Holds
+from sluicegate.schemas.holds.transitions import Change
 from sluicegate.schemas.snapshots import MAX_EPOCH, Edition
 
 

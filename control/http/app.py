@@ -19,7 +19,7 @@ from sluicegate.control.http.guard import OPERATOR, VIEWER, GuardedRoute, caller
 from sluicegate.control.links.state_redis import Bus
 from sluicegate.control.pausing.change import Pausing
 from sluicegate.control.store.database import Database
-from sluicegate.schemas.api import (
+from sluicegate.schemas.api.bodies import (
     AuditAnswer,
     ChangeAnswer,
     ErrorBody,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from sluicegate.control.holds.namespaces import Truth
-from sluicegate.schemas.holds import CAN_END, ENDS, Cause, HoldKey, Holds, Then
+from sluicegate.schemas.holds.hold import CAN_END, ENDS, Cause, HoldKey, Holds, Then
 from sluicegate.schemas.progress import WorkerView, present_in
 from sluicegate.schemas.scopes import GLOBAL, Scope
 from sluicegate.schemas.times import to_wire

@@ -23,16 +23,17 @@ from sluicegate.control.holds.namespaces import Truth
 from sluicegate.control.pausing import bodies, idempotency
 from sluicegate.control.pausing.drains import Draining
 from sluicegate.control.pausing.idempotency import Ask
-from sluicegate.control.pausing.orders import PAUSE, Order, moment_of, order_of
 from sluicegate.control.publishing.publisher import Publisher, is_restored
 from sluicegate.control.store.database import CommitUnknown, Database
-from sluicegate.schemas.api import PauseRequest
+from sluicegate.schemas.api.bodies import PauseRequest
+from sluicegate.schemas.api.orders import PAUSE, Order, moment_of, order_of
 from sluicegate.schemas.errors import InvalidInput, NotFound, Refused, Unavailable
-from sluicegate.schemas.holds import Change, Hold, HoldKey, escalate, expire, place, release, reopen
+from sluicegate.schemas.holds.hold import Hold, HoldKey
+from sluicegate.schemas.holds.preview import preview
+from sluicegate.schemas.holds.ramps import Ramp, Rate
+from sluicegate.schemas.holds.transitions import Change, escalate, expire, place, release, reopen
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.preview import preview
 from sluicegate.schemas.progress import UNAVAILABLE, Metrics, present_in
-from sluicegate.schemas.ramps import Ramp, Rate
 from sluicegate.schemas.scopes import GLOBAL, Scope
 from sluicegate.schemas.snapshots import Edition, Snapshot
 from sluicegate.schemas.times import to_wire_or_none

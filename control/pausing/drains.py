@@ -16,8 +16,8 @@ from sluicegate.control.holds.drain_rows import Drain
 from sluicegate.control.holds.namespaces import Truth
 from sluicegate.control.links.broker import SOURCE
 from sluicegate.control.store.database import Database
-from sluicegate.schemas.drains import Ending, Followed, ending_of, follow, moment_of, receipt, settle
-from sluicegate.schemas.holds import Hold
+from sluicegate.schemas.holds.drains import Ending, Followed, ending_of, follow, moment_of, receipt, settle
+from sluicegate.schemas.holds.hold import Hold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ from sluicegate.control.publishing.publisher import Publisher
 from sluicegate.control.store.database import Database
 from sluicegate.schemas import settings
 from sluicegate.schemas.errors import InvalidSetting, NotMigrated, Unavailable
-from sluicegate.schemas.keys import parse_public_keys
+from sluicegate.schemas.public_keys import parse_public_keys
 from sluicegate.schemas.redis_urls import place_of
 
 logger = logging.getLogger("sluicegate.control")

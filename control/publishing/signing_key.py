@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from sluicegate.schemas.errors import InvalidInput, InvalidSetting, Refused
-from sluicegate.schemas.keys import format_public_key, kid_of
+from sluicegate.schemas.public_keys import format_public_key, kid_of
 
 SETTING = "SLUICEGATE_SIGNING_KEY_FILE"
 

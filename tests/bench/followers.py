@@ -22,8 +22,8 @@ from collections import defaultdict, deque
 from typing import Any
 from urllib.parse import urlsplit
 
-from sluicegate.schemas.keys import parse_public_keys
 from sluicegate.schemas.names import hint_channel, snapshot_key
+from sluicegate.schemas.public_keys import parse_public_keys
 from sluicegate.schemas.scopes import Claim
 from sluicegate.schemas.snapshots import NOTHING, Snapshot
 from sluicegate.workers.cell import Cell

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import redis
 
 from sluicegate.control.process.stack import Stack
-from sluicegate.schemas.holds import Holds
+from sluicegate.schemas.holds.hold import Holds
 from sluicegate.schemas.scopes import Claim
 from sluicegate.schemas.snapshots import Snapshot
 from sluicegate.workers.cell import Cell

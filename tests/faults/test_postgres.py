@@ -14,7 +14,7 @@ import pytest
 
 from sluicegate.control.client import Client
 from sluicegate.control.process.stack import Stack
-from sluicegate.schemas.api import Event
+from sluicegate.schemas.api.bodies import Event
 from sluicegate.schemas.errors import Unavailable
 from sluicegate.schemas.settings import TOKEN
 from tests.faults import disk

@@ -31,9 +31,10 @@ from typing import Any
 from uuid import UUID
 
 from sluicegate.control.process.stack import Stack
-from sluicegate.schemas.api import ChangeAnswer, Event
+from sluicegate.schemas.api.bodies import ChangeAnswer, Event
 from sluicegate.schemas.errors import SluicegateError
-from sluicegate.schemas.holds import Change, Hold, HoldKey, Holds, escalate, expire, place, release
+from sluicegate.schemas.holds.hold import Hold, HoldKey, Holds
+from sluicegate.schemas.holds.transitions import Change, escalate, expire, place, release
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import Claim, Scope
 from sluicegate.schemas.settings import LABELS

@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from sluicegate.control.process.stack import Stack
-from sluicegate.schemas.holds import Holds
-from sluicegate.schemas.keys import kid_of
+from sluicegate.schemas.holds.hold import Holds
 from sluicegate.schemas.names import hint_channel, snapshot_key
+from sluicegate.schemas.public_keys import kid_of
 from sluicegate.schemas.settings import NAMESPACE, REDIS_URL
 from sluicegate.schemas.snapshots import MAX_EPOCH, MAX_VERSION, Snapshot, seal
 from sluicegate.schemas.times import from_wire

@@ -13,7 +13,7 @@ from sluicegate.control.client.answers import Reply
 from sluicegate.control.links.broadcast import COMMAND, SecondDoor
 from sluicegate.control.links.broker import Broker
 from sluicegate.control.process.stack import Stack
-from sluicegate.schemas.api import ChangeAnswer
+from sluicegate.schemas.api.bodies import ChangeAnswer
 from sluicegate.schemas.settings import IN_HAND_S
 from sluicegate.schemas.snapshots import Edition
 from tests.fleet import app as fleet_app

@@ -13,8 +13,8 @@ import redis
 
 from sluicegate.control.client import Client
 from sluicegate.control.process.stack import Stack
-from sluicegate.schemas.keys import parse_public_keys
 from sluicegate.schemas.names import snapshot_key
+from sluicegate.schemas.public_keys import parse_public_keys
 from sluicegate.schemas.redis_urls import place_of
 from sluicegate.schemas.settings import BROKER_URL, NAMESPACE, PUBLIC_KEYS, REDIS_MASTER_NAME, REDIS_URL, TOKEN
 from sluicegate.schemas.snapshots import NOTHING, unseal

@@ -11,7 +11,7 @@ import pytest
 
 from sluicegate.control.process.plane import ControlPlane
 from sluicegate.control.store import migrate
-from sluicegate.schemas.api import HoldAnswer
+from sluicegate.schemas.api.bodies import HoldAnswer
 from sluicegate.schemas.beats import RunningTask, WorkerState
 from sluicegate.schemas.errors import NotFound
 from sluicegate.schemas.snapshots import Edition

@@ -24,15 +24,17 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from sluicegate.control.embedded import EmbeddedValkey
-from sluicegate.schemas.holds import Hold, Holds
+from sluicegate.schemas.holds.hold import Hold, Holds
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import GLOBAL, Claim
 from sluicegate.schemas.snapshots import Snapshot
-from sluicegate.workers.celery_inside import HubLoop, PreforkPool, RedisWayBack
+from sluicegate.workers.celery_inside.loops import HubLoop
+from sluicegate.workers.celery_inside.prefork import PreforkPool
+from sluicegate.workers.celery_inside.redis_debts import GIVE_BACK, PUT_IN_PLACE, STORE
+from sluicegate.workers.celery_inside.redis_hand_back import RedisWayBack
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.gate import Gate
 from sluicegate.workers.hands import Hands
-from sluicegate.workers.owing import GIVE_BACK, PUT_IN_PLACE, STORE
 from tests.fleet.waiting import until
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

@@ -19,7 +19,8 @@ from sluicegate.control.holds import hold_rows, namespaces
 from sluicegate.control.process.plane import ControlPlane
 from sluicegate.schemas.beats import RunningTask, WorkerState
 from sluicegate.schemas.errors import InvalidInput, Refused, Unavailable
-from sluicegate.schemas.holds import Cause, Hold, place
+from sluicegate.schemas.holds.hold import Cause, Hold
+from sluicegate.schemas.holds.transitions import place
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import GLOBAL
 from sluicegate.schemas.snapshots import Edition

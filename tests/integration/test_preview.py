@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sluicegate.schemas.api import PreviewAnswer
+from sluicegate.schemas.api.bodies import PreviewAnswer
 from sluicegate.schemas.beats import RunningTask
 from sluicegate.schemas.errors import Unavailable
 from sluicegate.schemas.scopes import GLOBAL

@@ -18,7 +18,7 @@ from sluicegate.control.process.plane import ControlPlane
 from sluicegate.control.publishing import signing_key
 from sluicegate.schemas import names
 from sluicegate.schemas.errors import Unavailable
-from sluicegate.schemas.holds import Holds
+from sluicegate.schemas.holds.hold import Holds
 from sluicegate.schemas.snapshots import MAX_EPOCH, Edition, Sign, Snapshot, seal
 from tests.integration.conftest import make_database
 from tests.integration.world import PAUSE, RESUME, World, check_one_event_per_version, eventually

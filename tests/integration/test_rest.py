@@ -12,7 +12,7 @@ import pytest
 from sluicegate.control.access import tokens
 from sluicegate.control.access.admission import Access, Attempt
 from sluicegate.control.embedded import EmbeddedPostgres, EmbeddedValkey
-from sluicegate.schemas.api import AuditAnswer, ChangeAnswer, PauseAnswer
+from sluicegate.schemas.api.bodies import AuditAnswer, ChangeAnswer, PauseAnswer
 from sluicegate.schemas.beats import RunningTask, WorkerState
 from sluicegate.schemas.errors import InvalidInput, NotAuthenticated, NotFound, Refused
 from sluicegate.schemas.snapshots import Edition

@@ -23,7 +23,7 @@ from sluicegate.control.links.state_redis import Bus
 from sluicegate.control.publishing import signing_key
 from sluicegate.schemas.beats import Beat, WorkerState
 from sluicegate.schemas.errors import InvalidSetting, Unavailable
-from sluicegate.schemas.holds import Holds
+from sluicegate.schemas.holds.hold import Holds
 from sluicegate.schemas.names import beat_key, snapshot_key
 from sluicegate.schemas.redis_urls import Sentinels
 from sluicegate.schemas.snapshots import NOTHING, Edition, Sign, Snapshot, seal

@@ -27,10 +27,11 @@ from sluicegate.control.holds import namespaces
 from sluicegate.control.pausing import change as pausing_module
 from sluicegate.control.pausing import idempotency
 from sluicegate.control.store.connection import parse_url
-from sluicegate.schemas import holds as transitions
 from sluicegate.schemas.beats import RunningTask
 from sluicegate.schemas.errors import AuditBroken, InvalidInput, Refused
-from sluicegate.schemas.holds import Change, ChangeKind, Hold, HoldKey, Holds
+from sluicegate.schemas.holds import transitions
+from sluicegate.schemas.holds.hold import Hold, HoldKey, Holds
+from sluicegate.schemas.holds.transitions import Change, ChangeKind
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import Scope
 from sluicegate.schemas.snapshots import NOTHING, Edition

@@ -19,7 +19,7 @@ from sluicegate.control.process.plane import ControlPlane
 from sluicegate.control.publishing import signing_key
 from sluicegate.control.store.connection import parse_url
 from sluicegate.schemas import names
-from sluicegate.schemas.api import PauseRequest
+from sluicegate.schemas.api.bodies import PauseRequest
 from sluicegate.schemas.beats import Beat, WorkerState
 from sluicegate.schemas.snapshots import Edition, Snapshot, unseal
 

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from sluicegate.schemas.errors import SnapshotRefused
-from sluicegate.schemas.holds import Hold, Holds
+from sluicegate.schemas.holds.hold import Hold, Holds
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import GLOBAL, Claim
 from sluicegate.schemas.snapshots import NOTHING, Edition, Snapshot

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import strategies as st
 
-from sluicegate.schemas.holds import Cause, Hold, Holds, Then
+from sluicegate.schemas.holds.hold import Cause, Hold, Holds, Then
+from sluicegate.schemas.holds.ramps import Ramp
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.ramps import Ramp
 from sluicegate.schemas.scopes import Scope
 from sluicegate.schemas.snapshots import MAX_EPOCH, MAX_VERSION, Snapshot
 

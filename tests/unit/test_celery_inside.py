@@ -31,19 +31,15 @@ from kombu.transport import pyamqp, redis, virtual
 from kombu.utils.limits import TokenBucket
 
 from sluicegate.schemas.errors import InvalidSetting
-from sluicegate.workers.celery_inside import (
-    READ_FROM,
-    AmqpWayBack,
-    RedisWayBack,
-    _eta_tickets,
-    _resume_at,
-    has_entered,
-    queue_told,
-    sides_of,
-    tell_queue,
-)
+from sluicegate.workers.celery_inside.amqp_hand_back import AmqpWayBack
+from sluicegate.workers.celery_inside.choose import sides_of
+from sluicegate.workers.celery_inside.redis_debts import Arrival
+from sluicegate.workers.celery_inside.redis_hand_back import RedisWayBack
+from sluicegate.workers.celery_inside.relied_on import READ_FROM
+from sluicegate.workers.celery_inside.requests import queue_told, tell_queue
+from sluicegate.workers.celery_inside.starts import _resume_at, has_entered
+from sluicegate.workers.celery_inside.waiting import eta_tickets
 from sluicegate.workers.cell import Cell
-from sluicegate.workers.owing import Arrival
 
 READ_AGAIN = "changed: read workers/celery_inside.py again against this version"
 
@@ -290,9 +286,9 @@ def test_the_timer_shows_its_entries_and_cancels_them():
     # A request without its message: only its type is looked at.
     parcel = request.Request.__new__(request.Request)
     waiting = timer.call_after(60, print, (parcel,))
-    assert _eta_tickets(timer) == [(waiting, parcel)], READ_AGAIN
+    assert eta_tickets(timer) == [(waiting, parcel)], READ_AGAIN
     timer.cancel(waiting)
-    assert _eta_tickets(timer) == []
+    assert eta_tickets(timer) == []
     assert not other.canceled
 
 

@@ -13,7 +13,9 @@ from celery import Celery, signals
 from celery.app.trace import build_tracer
 from celery.exceptions import Ignore
 
-from sluicegate.workers.celery_inside import YieldedRun, _Child, note_begin_of
+from sluicegate.workers.celery_inside.children import Child
+from sluicegate.workers.celery_inside.starts import note_begin_of
+from sluicegate.workers.celery_inside.yields import YieldedRun
 from sluicegate.workers.cell import Cell
 
 SLOT = 3
@@ -25,7 +27,7 @@ class Bench:
     def __init__(self) -> None:
         self.app = Celery("children", set_as_current=False, broker="memory://", backend="cache+memory://")
         self.cell = Cell()
-        self.child = _Child(self.cell, SLOT)
+        self.child = Child(self.cell, SLOT)
         self.seen: dict[str, bool] = {}
 
     def see(self, when: str, task_id: str) -> None:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from sluicegate.control.publishing import signing_key
 from sluicegate.schemas.errors import InvalidInput, InvalidSetting, Refused
-from sluicegate.schemas.keys import kid_of, parse_public_keys
+from sluicegate.schemas.public_keys import kid_of, parse_public_keys
 
 
 def test_a_new_key_is_private_and_its_public_line_is_what_workers_trust(tmp_path: Path) -> None:

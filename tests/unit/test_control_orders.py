@@ -15,10 +15,10 @@ from sluicegate.control.holds.namespaces import Truth
 from sluicegate.control.links.broker import transport_options
 from sluicegate.control.pausing import bodies
 from sluicegate.control.pausing.idempotency import Ask
-from sluicegate.control.pausing.orders import Order, order_of
-from sluicegate.schemas.api import PauseRequest
+from sluicegate.schemas.api.bodies import PauseRequest
+from sluicegate.schemas.api.orders import Order, order_of
 from sluicegate.schemas.errors import InvalidInput
-from sluicegate.schemas.holds import Cause, Hold, Holds
+from sluicegate.schemas.holds.hold import Cause, Hold, Holds
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import GLOBAL, Scope
 

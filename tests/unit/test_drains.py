@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluicegate.schemas.beats import ForcedTask, RunningTask, WorkerState, YieldedTask
-from sluicegate.schemas.drains import Ending, Fate, Followed, ending_of, follow, moment_of, receipt, settle
-from sluicegate.schemas.holds import Hold, Then
+from sluicegate.schemas.holds.drains import Ending, Fate, Followed, ending_of, follow, moment_of, receipt, settle
+from sluicegate.schemas.holds.hold import Hold, Then
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.progress import Sighting, WorkerView, measure, view
 from sluicegate.schemas.scopes import GLOBAL, Scope

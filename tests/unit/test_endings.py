@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from sluicegate.schemas.holds import ENDING_GRACE_S, Hold, Then
+from sluicegate.schemas.holds.hold import ENDING_GRACE_S, Hold, Then
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import Claim, Scope
 from sluicegate.workers.forced_ends import HARDER_AFTER_S, Endings

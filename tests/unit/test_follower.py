@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from sluicegate.schemas.holds import Holds
+from sluicegate.schemas.holds.hold import Holds
 from sluicegate.schemas.snapshots import NOTHING, Edition, Snapshot, seal
 from sluicegate.workers.follower import Follower, Pace
 from sluicegate.workers.trust import TrustedKeys

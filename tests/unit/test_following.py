@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluicegate.schemas.errors import StaleSnapshot
-from sluicegate.schemas.holds import Holds
+from sluicegate.schemas.holds.hold import Holds
 from sluicegate.schemas.snapshots import NOTHING, Edition, Snapshot
 from sluicegate.workers.following import Following, lose_touch, see
 

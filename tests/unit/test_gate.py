@@ -11,9 +11,9 @@ from uuid import UUID
 import pytest
 
 from sluicegate.schemas.beats import WorkerState
-from sluicegate.schemas.holds import Hold, Holds
+from sluicegate.schemas.holds.hold import Hold, Holds
+from sluicegate.schemas.holds.ramps import Ramp
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.ramps import Ramp
 from sluicegate.schemas.scopes import GLOBAL, Claim, Scope
 from sluicegate.schemas.snapshots import Edition, Snapshot
 from sluicegate.workers.cell import Cell

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 )
 from redis.exceptions import ConnectionError as RedisAway
 
-from sluicegate.schemas.holds import Hold, Holds
+from sluicegate.schemas.holds.hold import Hold, Holds
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import Claim, Scope
 from sluicegate.schemas.snapshots import NOTHING, Edition, Snapshot, seal

@@ -12,19 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluicegate.schemas.errors import InvalidInput
-from sluicegate.schemas.holds import (
-    Cause,
-    ChangeKind,
-    Hold,
-    HoldKey,
-    Holds,
-    Then,
-    check_reason,
-    escalate,
-    expire,
-    place,
-    release,
-)
+from sluicegate.schemas.holds.hold import Cause, Hold, HoldKey, Holds, Then, check_reason
+from sluicegate.schemas.holds.transitions import ChangeKind, escalate, expire, place, release
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import GLOBAL, Claim
 from tests.unit.strategies import NOW, hold_sets, holds, scopes

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluicegate.schemas.errors import InvalidInput
-from sluicegate.schemas.holds import ChangeKind, Hold, HoldKey, Holds, Then, expire, place, reopen
+from sluicegate.schemas.holds.hold import Hold, HoldKey, Holds, Then
+from sluicegate.schemas.holds.ramps import MOST_LISTED, Ramp, Rate
+from sluicegate.schemas.holds.transitions import ChangeKind, expire, place, reopen
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.ramps import MOST_LISTED, Ramp, Rate
 from sluicegate.schemas.scopes import GLOBAL
 from tests.unit.strategies import NOW
 

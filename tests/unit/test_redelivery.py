@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluicegate.workers.redelivery import HELD_TOO_LONG_S, RedeliveryWatch
+from sluicegate.workers.celery_inside.redis_redelivery import HELD_TOO_LONG_S, RedeliveryWatch
 
 
 def made() -> RedeliveryWatch:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluicegate.schemas.beats import Beat, RunningTask, YieldedTask
-from sluicegate.schemas.preview import preview
+from sluicegate.schemas.holds.preview import preview
 from sluicegate.schemas.progress import Sighting, WorkerView, view
 from sluicegate.schemas.runtimes import RECENT, Runtime, ended
 from sluicegate.schemas.scopes import GLOBAL, Scope

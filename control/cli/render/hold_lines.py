@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from sluicegate.control.cli.render.state_lines import moment
 from sluicegate.control.cli.spans import spell
-from sluicegate.schemas.api import DrainBody, FollowedBody, HoldAnswer, HoldBody, MomentBody
+from sluicegate.schemas.api.bodies import DrainBody, FollowedBody, HoldAnswer, HoldBody, MomentBody
 
 THEN_HEAD = ("WORKER", "STATE", "RUNNING", "RESERVED", "SEEN")
 TASK_HEAD = ("WORKER", "TASK", "ID", "QUEUE", "STARTED", "FATE")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from sluicegate.control.cli.spans import spell
 from sluicegate.control.client.answers import WorkerBody
-from sluicegate.schemas.api import ChangeAnswer, HoldBody, MetricsBody, SystemBody
+from sluicegate.schemas.api.bodies import ChangeAnswer, HoldBody, MetricsBody, SystemBody
 from sluicegate.schemas.beats import WorkerState
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.progress import UNAVAILABLE

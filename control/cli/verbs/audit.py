@@ -20,7 +20,7 @@ from sluicegate.schemas.settings import DATABASE_URL
 from sluicegate.schemas.times import from_wire, to_wire
 
 if TYPE_CHECKING:
-    from sluicegate.schemas.api import Event
+    from sluicegate.schemas.api.bodies import Event
 
 AUDIT_HEAD = ("ID", "AT", "BY", "ACTION", "OUTCOME", "VERSION", "SCOPE", "MODE", "REASON")
 SHOWN_EVERY = 100_000

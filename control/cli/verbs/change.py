@@ -12,15 +12,15 @@ from sluicegate.control.cli.spans import parse_span
 from sluicegate.control.cli.verb import Interrupted, Verb
 from sluicegate.schemas.errors import InvalidInput, Refused
 from sluicegate.schemas.exits import Exit
-from sluicegate.schemas.holds import STEPS, check_reason
+from sluicegate.schemas.holds.hold import STEPS, check_reason
+from sluicegate.schemas.holds.ramps import Rate
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.ramps import Rate
 from sluicegate.schemas.scopes import Scope
 from sluicegate.schemas.times import from_wire, to_wire
 
 if TYPE_CHECKING:
     from sluicegate.control.client import Client, Reply
-    from sluicegate.schemas.api import ChangeAnswer
+    from sluicegate.schemas.api.bodies import ChangeAnswer
 
 
 @click.command(

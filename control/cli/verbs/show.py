@@ -9,7 +9,7 @@ import click
 from sluicegate.control.cli import options
 from sluicegate.control.cli.verb import Noun, Verb
 from sluicegate.schemas.errors import NotFound
-from sluicegate.schemas.holds import check_reason
+from sluicegate.schemas.holds.hold import check_reason
 from sluicegate.schemas.scopes import Scope
 
 SHOWN_WORKERS = 20

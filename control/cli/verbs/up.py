@@ -18,7 +18,7 @@ from sluicegate.control.cli import options
 from sluicegate.control.cli.verb import Verb
 from sluicegate.control.cli.verbs.servers import needs_extra
 from sluicegate.schemas.errors import Unavailable
-from sluicegate.schemas.holds import check_actor
+from sluicegate.schemas.holds.hold import check_actor
 from sluicegate.schemas.settings import LEASE_S, NAMESPACE, REPUBLISH_INTERVAL_MS, STATE_DIR
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sluicegate.workers.celery_inside import ThreadsPool, _Job
+from sluicegate.workers.celery_inside.in_process import ThreadsPool, _Job
 from tests.fleet.app import app
 
 

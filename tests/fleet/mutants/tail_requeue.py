@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sluicegate.workers import celery_inside, owing
+from sluicegate.workers.celery_inside import redis_debts, redis_hand_back
 from tests.fleet.app import app
 
-celery_inside.GIVE_BACK = owing.GIVE_BACK.replace("RPUSH", "LPUSH")  # type: ignore[attr-defined]
+redis_hand_back.GIVE_BACK = redis_debts.GIVE_BACK.replace("RPUSH", "LPUSH")  # type: ignore[attr-defined]
 __all__ = ["app"]

@@ -133,7 +133,7 @@ class ChangeAnswer(PauseAnswer):
 
 
 class FollowedBody(Answer):
-    """A task that ran when a hold was placed, and its fate (`schemas.drains.Followed`)."""
+    """A task that ran when a hold was placed, and its fate (`schemas.holds.drains.Followed`)."""
 
     nodename: str
     incarnation: str
@@ -220,7 +220,7 @@ class TouchedWorker(Answer):
 
 
 class PreviewAnswer(Answer):
-    """`GET /api/system/worker-pause/preview` (`schemas.preview`). `held_by`: what holds this scope already."""
+    """`GET /api/system/worker-pause/preview` (`schemas.holds.preview`). `held_by`: what holds this scope already."""
 
     scope: str
     running: int

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sluicegate.schemas.api import PauseRequest
+from sluicegate.schemas.api.bodies import PauseRequest
 from sluicegate.schemas.errors import InvalidInput
-from sluicegate.schemas.holds import STEPS, Then, check_reason
+from sluicegate.schemas.holds.hold import STEPS, Then, check_reason
+from sluicegate.schemas.holds.ramps import Rate
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.ramps import Rate
 from sluicegate.schemas.scopes import Scope
 from sluicegate.schemas.times import from_wire_or_none, to_wire
 

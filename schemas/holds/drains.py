@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from sluicegate.schemas.beats import Beat, RunningTask, WorkerState
-from sluicegate.schemas.holds import Hold
+from sluicegate.schemas.holds.hold import Hold
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.progress import Metrics, WorkerView, is_of, present_in
 from sluicegate.schemas.scopes import Scope

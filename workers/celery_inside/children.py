@@ -1,0 +1,77 @@
+"""What a prefork child writes into its cell: which task it begins, and that it ended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import billiard
+from celery.app.trace import build_tracer
+
+from sluicegate.workers.celery_inside.starts import note_begin_of
+from sluicegate.workers.celery_inside.yields import YieldedRun
+from sluicegate.workers.cell import Cell
+
+
+def shorten_yield(told: Any) -> None:
+    """Take the frames out of what a tracer tells its worker of a run that yielded: nobody reads them.
+
+    They are 35 kB (Celery 5.7, billiard 4.3). What is longer than 16 kB a child writes in two pieces, and where the
+    broker's connection is lost between the two Celery's parent takes the second for a new message: the yield is lost,
+    and later ones of that child, or the worker ends. The rest is 1 kB.
+    """
+    outcome, info, *_ = told
+    if isinstance(info.retval, YieldedRun):
+        outcome.tb = None
+
+
+def note_starts_in_children(app: Any, hostname: str, cell: Cell) -> Callable[..., None]:
+    """The receiver of `worker_process_init` that makes a pool child write what it begins and ends.
+
+    The tracers are built once more, since they look for `before_start` when they are built.
+    """
+    parent = os.getpid()
+
+    def note_starts(**_: Any) -> None:
+        if os.getpid() == parent:
+            return
+        slot = getattr(billiard.current_process(), "index", -1)
+        child = Child(cell, slot)
+        for name, task in app.tasks.items():
+            note_begin_of(type(task), child.note_begin)
+            task.__trace__ = child.noting_end(build_tracer(name, task, app.loader, hostname, app=app))
+
+    return note_starts
+
+
+class Child:
+    """A pool child that writes what it begins and ends. It runs one task at a time."""
+
+    def __init__(self, cell: Cell, slot: int) -> None:
+        self._begin, self._end = cell.noting(slot)
+        # The child before this one may have been killed in the middle of a task that comes here again.
+        self._end()
+        self._traced = ""
+
+    def note_begin(self, task_id: str) -> None:
+        """A task that is applied inside another one has another id, and runs under that one's start."""
+        if task_id == self._traced:
+            self._begin(task_id)
+
+    def noting_end(self, trace: Callable[..., Any]) -> Callable[..., Any]:
+        """What the pool calls for each task, with the end noted."""
+        note_end = self._end
+
+        def traced(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
+            self._traced = uuid
+            try:
+                told = trace(uuid, args, kwargs, request)
+            finally:
+                note_end()
+            # Asked here, so that a task that ends as most do costs no call.
+            if told[1] is not None:
+                shorten_yield(told)
+            return told
+
+        return traced

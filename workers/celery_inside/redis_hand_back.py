@@ -1,0 +1,345 @@
+"""The way back to Redis."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from dataclasses import replace
+from queue import Empty
+from typing import Any
+
+from kombu.utils.json import dumps, loads
+
+from sluicegate.workers.celery_inside.loops import do_nothing
+from sluicegate.workers.celery_inside.redis_debts import (
+    GIVE_BACK,
+    KEEP,
+    LENGTHS,
+    PUT_IN_PLACE,
+    SET_ASIDE,
+    STORE,
+    STORED_FOR_S,
+    TAKE_BACK_ASIDE,
+    Arrival,
+    Late,
+    Owed,
+    Returned,
+    aside_key,
+    stored_key,
+)
+from sluicegate.workers.celery_inside.redis_redelivery import RedeliveryWatch
+from sluicegate.workers.celery_inside.requests import tell_rejected
+
+_CHUNK = 500
+_LOOK_FOR_OURS = 2000
+
+
+class RedisWayBack:
+    """To the head of the list that each message came from, in their order, exactly once."""
+
+    def __init__(self) -> None:
+        self._consumer: Any = None
+        self._owed: list[Owed] = []
+        self._aside: list[Owed] = []
+        self._late: list[Late] = []
+        self._returned: dict[str, Returned] = {}
+        self._serials = itertools.count()
+        self._credit: Any = None
+        self._wake: Callable[[], None] = do_nothing
+        self._redelivery: RedeliveryWatch | None = None
+
+    @property
+    def _channel(self) -> Any:
+        return self._consumer.task_consumer.channel
+
+    def attach(self, consumer: Any, wake: Callable[[], None]) -> None:
+        """Remember of each message which queue it came from: kombu does not say."""
+        self._consumer = consumer
+        self._wake = wake
+        # Of what came on an earlier connection kombu may have restored some when that was closed.
+        self._doubt()
+        self._returned.clear()
+        channel = self._channel
+        basic_consume = channel.basic_consume
+        serials, now = self._serials, time.monotonic
+
+        def remember_queue(queue: str, no_ack: bool, callback: Callable[[Any], None], *args: Any, **kw: Any) -> Any:
+            def arrived(message: Any) -> None:
+                message.sluicegate_arrival = Arrival(queue, next(serials), now())
+                callback(message)
+
+            return basic_consume(queue, no_ack, arrived, *args, **kw)
+
+        channel.basic_consume = remember_queue
+
+    def stop_consuming(self) -> None:
+        """Cancel, and catch what an outstanding BRPOP may still deliver: kombu would put it at the tail."""
+        tasks = self._consumer.task_consumer
+        queues = [name for name in tasks.channel._active_queues if name not in tasks.channel._fanout_queues]
+        tasks.cancel()
+        # Without credit kombu leaves the reply of that BRPOP unread, and the message in it is nowhere: not in the
+        # queue, not in unacked. No new BRPOP is sent while no queue is active, so this lets in no other.
+        qos = tasks.channel.qos
+        credit = qos.__dict__.get("can_consume")
+        if credit is not _always:
+            self._credit = credit
+            qos.can_consume = _always
+        callbacks = tasks.channel.connection._callbacks
+        for queue in queues:
+            callbacks[queue] = self._late_callback(queue)
+
+    def finish(self) -> None:
+        """A BRPOP that is out would be served with the head of what goes back, and nobody would read it.
+
+        It ends by itself within `brpop_timeout`, a second by default; kombu waits for it too, when it closes.
+        """
+        self.stop_consuming()
+        if self._channel._in_poll:
+            with suppress(Empty):
+                self._channel._brpop_read()
+
+    def stop_queue(self, queue: str) -> None:
+        """A BRPOP that is out asks for it too: what it delivers is caught."""
+        channel = self._channel
+        self._consumer.task_consumer.cancel_by_queue(queue)
+        if queue not in channel._fanout_queues:
+            channel.connection._callbacks[queue] = self._late_callback(queue)
+
+    def before_consuming(self) -> None:
+        """Take back what `stop_consuming` put over the channel's credit; Celery may have put something there too."""
+        self._returned.clear()
+        qos = self._channel.qos
+        if qos.__dict__.get("can_consume") is not _always:
+            return
+        if self._credit is None:
+            del qos.can_consume
+        else:
+            qos.can_consume = self._credit
+
+    def _late_callback(self, queue: str) -> Callable[[dict[str, Any]], None]:
+        channel = self._channel
+
+        def arrived_late(raw: dict[str, Any]) -> None:
+            late = Late(queue, raw, next(self._serials))
+            self._late.append(late)
+            self._wake()
+            # At once, as kombu does on arrival: until then nobody has it but this process, which may be killed. Where
+            # that fails, `settle` tries again, and what it raises is told.
+            with suppress(Exception), channel.conn_or_acquire() as client:
+                self._store_late(channel, client, late)
+
+        return arrived_late
+
+    def count_owed(self) -> int:
+        """Late ones included."""
+        return len(self._owed) + len(self._aside) + len(self._late)
+
+    def owe_yielded(self, request: Any) -> bool:
+        """Where it was acknowledged, it stands in `unacked` no more, and must be put there before it can go back."""
+        entry = None
+        if request.acknowledged:
+            info = request.message.delivery_info
+            entry = dumps([request.message._raw, info.get("exchange"), info.get("routing_key")])
+        is_owed = self._take_over(request, entry)
+        if is_owed:
+            tell_rejected(request)
+        return is_owed
+
+    can_set_aside = True
+
+    def set_aside(self, request: Any) -> None:
+        """To a list beside the one it came from; a broadcast is nobody else's, and is dropped here."""
+        if self.owe(request):
+            self._aside.append(self._owed.pop())
+
+    def take_back_aside(self, held: Collection[str]) -> bool:
+        """One look, and one script for each list that there is something in."""
+        channel = self._channel
+        queues = [queue.name for queue in self._consumer.task_consumer.queues]
+        names = dict.fromkeys(channel._q_for_pri(queue, pri) for queue in queues for pri in channel.priority_steps)
+        lists = [_prefix(channel) + name for name in names]
+        if not lists:
+            return False
+        with channel.conn_or_acquire() as client:
+            lengths = client.execute_command("EVAL", LENGTHS, len(lists), *map(aside_key, lists))
+            filled = [key for key, length in zip(lists, lengths, strict=True) if length]
+            for key in filled:
+                client.execute_command("EVAL", TAKE_BACK_ASIDE, 2, aside_key(key), key, *sorted(held))
+        return bool(filled)
+
+    def keep(self, requests: Iterable[Any]) -> None:
+        """By making them look as if they had just come; one that was restored meanwhile is left alone."""
+        channel = self._channel
+        tags = [r.message.delivery_tag for r in requests if not r.acknowledged and r.message.channel is channel]
+        if tags:
+            with channel.conn_or_acquire() as client:
+                client.execute_command("EVAL", KEEP, 1, _unacked(channel)[1], time.time(), *tags)
+
+    def look_at_redelivery(self) -> str | None:
+        """By the lock under which any worker does it for all."""
+        channel = self._channel
+        key = _prefix(channel) + channel.unacked_mutex_key
+        if self._redelivery is None:
+            self._redelivery = RedeliveryWatch(key, channel.unacked_mutex_expire)
+        with channel.conn_or_acquire() as client:
+            holder = client.execute_command("GET", key)
+        return self._redelivery.see(holder, time.monotonic())
+
+    def count_in_hand(self) -> int:
+        """Broadcasts are kept by whoever asked."""
+        return 0
+
+    def due_in_s(self) -> float | None:
+        """Never: what is owed is handed back at once."""
+        return None
+
+    def owe(self, request: Any) -> bool:
+        """False for a broadcast, which has no list to go back to."""
+        is_owed = self._take_over(request)
+        if is_owed:
+            # Last, since it goes to the broker and may fail: the debt stands by then.
+            request.send_event("task-rejected", requeue=True)
+        return is_owed
+
+    def _take_over(self, request: Any, entry: str | None = None) -> bool:
+        """Make a debt of its message. `entry`: as `Owed` has it."""
+        channel = self._channel
+        message = request.message
+        arrival: Arrival | None = getattr(message, "sluicegate_arrival", None)
+        if arrival is None or arrival.queue in channel._fanout_queues:
+            return False
+        priority = channel._get_message_priority(message._raw, reverse=False)
+        self._owed.append(
+            Owed(
+                tag=message.delivery_tag,
+                key=_prefix(channel) + channel._q_for_pri(arrival.queue, priority),
+                serial=arrival.serial,
+                arrived_at=arrival.at,
+                payload=dumps(message._raw),
+                is_sure=message.channel is channel,
+                entry=entry,
+            )
+        )
+        # From here on the message is not Celery's: neither acknowledged nor restored by it.
+        channel.qos._quick_ack(message.delivery_tag)
+        request.acknowledged = True
+        message._state = "REQUEUED"
+        return True
+
+    def settle(self) -> None:
+        """Tags and lists in one script."""
+        if self.count_owed():
+            self._settle_over(self._channel)
+
+    def settle_apart(self) -> None:
+        """What came on the lost connection kombu may have restored when that was closed."""
+        self._doubt()
+        with self._consumer.app.connection_for_read() as connection:
+            self._settle_over(connection.default_channel)
+
+    def _doubt(self) -> None:
+        self._owed = [replace(owed, is_sure=False) for owed in self._owed]
+        self._aside = [replace(owed, is_sure=False) for owed in self._aside]
+
+    def _settle_over(self, channel: Any) -> None:
+        with channel.conn_or_acquire() as client:
+            self._store_acknowledged(channel, client)
+            self._put_aside(channel, client)
+            if self._owed:
+                self._give_back(channel, client)
+            while self._late:
+                self._give_back_late(channel, client, self._late[0])
+                self._late.pop(0)
+
+    def _store_acknowledged(self, channel: Any, client: Any) -> None:
+        for number, owed in enumerate(self._owed):
+            if owed.entry is not None:
+                self._store(channel, client, owed.tag, owed.entry, owed.debt)
+                # From here on a tag that is gone was handed back.
+                self._owed[number] = replace(owed, entry=None, is_sure=False)
+
+    def _store(self, channel: Any, client: Any, tag: str, entry: str, debt: str) -> None:
+        keys = (*_unacked(channel), stored_key(_prefix(channel), debt))
+        client.execute_command("EVAL", STORE, len(keys), *keys, tag, entry, time.time(), STORED_FOR_S)
+
+    def _put_aside(self, channel: Any, client: Any) -> None:
+        self._aside.sort(key=lambda owed: owed.serial)
+        while self._aside:
+            owed = self._aside[0]
+            # As below: if this fails, its reply may be all that was lost.
+            self._aside[0] = replace(owed, is_sure=False)
+            force = "1" if owed.is_sure else ""
+            keys = (*_unacked(channel), aside_key(owed.key))
+            client.execute_command("EVAL", SET_ASIDE, len(keys), *keys, owed.tag, owed.payload, force)
+            del self._aside[0]
+
+    def _give_back(self, channel: Any, client: Any) -> None:
+        unacked, index = _unacked(channel)
+        self._owed.sort(key=lambda owed: owed.serial)
+        # Where some went back before, these may not go in front of them: each is put in its place, oldest first.
+        stragglers = [owed for owed in self._owed if owed.key in self._returned]
+        self._owed = [owed for owed in self._owed if owed.key not in self._returned] + stragglers
+        while len(self._owed) > len(stragglers):
+            # Newest first, and not all in one script: an unlimited prefetch may have brought a million.
+            end = len(self._owed) - len(stragglers)
+            chunk = slice(max(0, end - _CHUNK), end)
+            newest = self._owed[chunk][::-1]
+            # What is stored is what was delivered; our copy serves where the broker lost its data meanwhile.
+            stored = client.execute_command("HMGET", unacked, *(owed.tag for owed in newest))
+            now = time.monotonic()
+            args: list[str] = []
+            payloads: list[str] = []
+            for owed, entry in zip(newest, stored, strict=True):
+                payload = dumps(loads(entry)[0]) if entry else owed.payload
+                is_sure = owed.is_sure and now - owed.arrived_at < channel.visibility_timeout / 2
+                args += [owed.tag, owed.key, payload, "1" if is_sure else ""]
+                payloads.append(payload)
+            # If this fails, its reply may be all that was lost: then a tag that is gone was handed back by it.
+            self._owed[chunk] = [replace(owed, is_sure=False) for owed in reversed(newest)]
+            client.execute_command("EVAL", GIVE_BACK, 2, unacked, index, *args)
+            del self._owed[chunk]
+            for owed, payload in zip(newest, payloads, strict=True):
+                self._returned.setdefault(owed.key, Returned()).add(owed.tag, owed.serial, payload)
+        while self._owed:
+            owed = self._owed[0]
+            self._put_in_place(channel, client, owed.key, owed.tag, owed.serial, owed.payload)
+            del self._owed[0]
+
+    def _store_late(self, channel: Any, client: Any, late: Late) -> None:
+        info = late.raw["properties"]["delivery_info"]
+        entry = dumps([late.raw, info["exchange"], info["routing_key"]])
+        self._store(channel, client, late.tag, entry, late.debt)
+        late.is_stored = True
+
+    def _give_back_late(self, channel: Any, client: Any, late: Late) -> None:
+        if not late.is_stored:
+            # So that a second try can tell a first one.
+            self._store_late(channel, client, late)
+        priority = channel._get_message_priority(late.raw, reverse=False)
+        key = _prefix(channel) + channel._q_for_pri(late.queue, priority)
+        self._put_in_place(channel, client, key, late.tag, late.serial, dumps(late.raw))
+
+    def _put_in_place(self, channel: Any, client: Any, key: str, tag: str, serial: int, payload: str) -> None:
+        ours = self._returned.setdefault(key, Returned())
+        # One of ours can only have been caught at the head, where nothing of ours is in front of it.
+        is_ours = tag in ours.tags
+        older = [] if is_ours else ours.older_than(serial)
+        client.execute_command("EVAL", PUT_IN_PLACE, 3, *_unacked(channel), key, tag, payload, _LOOK_FOR_OURS, *older)
+        if not is_ours:
+            ours.add(tag, serial, payload)
+
+
+def _prefix(channel: Any) -> str:
+    """The prefixing client of kombu puts it on for some commands: it gets none of those, and this on every key."""
+    return getattr(channel, "global_keyprefix", None) or ""
+
+
+def _unacked(channel: Any) -> tuple[str, str]:
+    """The keys of what was delivered and not acknowledged: the hash, and the index by time."""
+    return _prefix(channel) + channel.unacked_key, _prefix(channel) + channel.unacked_index_key
+
+
+def _always() -> bool:
+    return True

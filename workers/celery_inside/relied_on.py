@@ -1,0 +1,54 @@
+"""What sluicegate relies on in the insides of Celery, kombu, billiard, py-amqp and gevent, and where it was read.
+
+Read from Celery 5.5.3 and 5.7.0, kombu 5.5.4 and 5.7.0, py-amqp 5.4.2, billiard 4.3.2, gevent 24.10.1 and 26.9.0.
+`tests/unit/test_celery_inside.py` asserts each name and each shape used here, so that a new version that changes
+one fails loudly.
+
+What is relied on                                             where it stands
+- `WorkController._process_task`, looked up at call time      celery/worker/worker.py
+- `WorkController.process_task`, bound when the pool is made  celery/worker/components.py (Pool.create)
+- `LaxBoundedSemaphore._waiting`, `.value`                    kombu/asynchronous/semaphore.py
+- `Consumer.task_buckets`, `TokenBucket.contents`             celery/worker/consumer/consumer.py, kombu/utils/limits.py
+- ETA entries on the timer with the request as first argument celery/worker/strategy.py (call_at), kombu/.../timer.py
+- `AsynPool.outbound_buffer`, `._cache`, `._pool[].index`     celery/concurrency/asynpool.py, billiard/pool.py
+- `ApplyResult._accepted`, `._accept_callback`, `._worker_pid`, `._write_to`  billiard/pool.py
+- `TaskPool.flush`, called when the broker drops, forgets jobs in a child's pipe   celery/concurrency/asynpool.py
+- `TaskPool.on_apply`: `accept_callback` is called first in the thread or greenlet that runs the task, and it is where
+  an early acknowledgement happens   celery/concurrency/base.py (apply_target), thread.py, solo.py, gevent.py
+- what `on_apply` returns: `ApplyResult.f`, a future (threads), or a greenlet (gevent)  celery/concurrency/thread.py
+- gevent's `TaskPool._quick_put` spawns and blocks while the pool is full; its timer's queue holds greenlets
+- `synloop` calls `connection.drain_events(timeout=2.0)` on the consumer's connection   celery/worker/loops.py
+- `Task.Request`, the class or name that `create_request_cls` derives from; `Request.on_failure` is told how a run
+  ended, and lets one that raised Ignore be acknowledged   celery/worker/strategy.py, celery/worker/request.py
+- `Task.run` is looked up when a tracer is built           celery/app/trace.py
+- `build_tracer`: `before_start` comes last before the task's code; a child calls `__trace__`  celery/app/trace.py
+- `Task.before_start` does nothing                         celery/app/task.py
+- a tracer's `(outcome, info, runtime, text)`: of one that raised Ignore `outcome` is a billiard `ExceptionInfo`, whose
+  `.tb` holds the frames, and `info.retval` the exception     celery/app/trace.py, billiard/einfo.py
+- `Request.terminate`, and of one that is given back: `_already_cancelled`, `_apply_result`, `worker_pid`;
+  `TaskPool.terminate_job`, `ApplyResult.terminate`          celery/worker/request.py, billiard/pool.py
+- `state.requests`, `.reserved_requests`, `.active_requests`, `.scheduled_requests` (5.7)   celery/worker/state.py
+- `task_consumer.consume`, made in `Tasks.start` but first called by the event loop   celery/worker/loops.py
+- `WorkController.blueprint.state` is no longer RUN before the consumer's steps are stopped for good, and the broker
+  connection stays until the pool has stopped              celery/bootsteps.py (Blueprint.stop), celery/worker/worker.py
+- the Redis channel: `unacked_key`, `unacked_index_key`, `qos._quick_ack`, `qos.can_consume`, `_q_for_pri`,
+  `_get_message_priority`, `conn_or_acquire`, `_in_poll`, `_brpop_read`, `_fanout_queues`, `global_keyprefix`
+                                                            kombu/transport/redis.py
+- `SentinelChannel` is such a channel, whose pools ask the sentinels at each new connection   kombu/transport/redis.py
+- `Transport._callbacks`, kombu's queue name -> callback      kombu/transport/virtual/base.py
+- the AMQP channel: `callbacks` by consumer tag until the broker's cancel-ok, `no_ack_consumers`, `send_method`,
+  `message_to_python`, `connection.server_properties`         amqp/channel.py, kombu/transport/pyamqp.py
+- `Consumer._active_tags`, `._active_queue_no_ack` (5.7), `._receive_callback`, `.on_message`   kombu/messaging.py
+"""
+
+from __future__ import annotations
+
+READ_FROM = {
+    "celery": ("5.5", "5.6", "5.7"),
+    "kombu": ("5.5", "5.6", "5.7"),
+    "billiard": ("4.2", "4.3"),
+    "gevent": ("24.10", "26.9"),
+    "amqp": ("5.4",),
+}
+"""The minor versions that the above holds for: the fleet tests run on the newest and on Celery 5.5.0 with kombu 5.5.4,
+and the test of the names and shapes has also passed on Celery 5.6.2 with kombu 5.6.2 and billiard 4.2.4."""

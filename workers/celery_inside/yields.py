@@ -1,0 +1,75 @@
+"""Runs of tasks that stop at a checkpoint: how they end, and who hears of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from celery.exceptions import Ignore, Reject, Retry
+from celery.utils.imports import symbol_by_name
+from celery.worker import state as worker_state
+
+from sluicegate.workers.checkpoints import YIELD, Yielded, way_of
+from sluicegate.workers.station import Station
+
+log = logging.getLogger(__name__)
+
+
+class YieldedRun(Ignore):
+    """How a run ends that stopped at a checkpoint and goes on later: no result, no failure, no retry."""
+
+
+def prepare_tasks(app: Any, station: Station, on_yield: Callable[[Any], None]) -> None:
+    """Have the runs of tasks that declare `on_quiesce` end as they said; raises InvalidSetting.
+
+    Before the pool forks. `on_yield` takes the request of a run that yielded, from whichever thread hears of it.
+    """
+    for name, task in app.tasks.items():
+        way = way_of(task)
+        if not hasattr(task, "on_quiesce"):
+            continue
+        task.run = _minding_the_cursor(task, station)
+        # One that waits yields too, when its worker is told to stop.
+        task.Request = _yielding(symbol_by_name(task.Request), on_yield)
+        if way == YIELD:
+            log.debug("sluicegate: %s yields when it is quiesced", name)
+
+
+def _minding_the_cursor(task: Any, station: Station) -> Callable[..., Any]:
+    run = task.run
+
+    @wraps(run)
+    def runs(*args: Any, **kwargs: Any) -> Any:
+        request = task.request
+        if request.called_directly or request.is_eager:
+            return run(*args, **kwargs)
+        try:
+            value = run(*args, **kwargs)
+        except Yielded:
+            station.let_go(request.id)
+            raise YieldedRun from None
+        except (Retry, Reject):
+            station.let_go(request.id)
+            raise
+        except Exception:
+            station.drop_cursor(request.id)
+            raise
+        station.drop_cursor(request.id)
+        return value
+
+    return runs
+
+
+def _yielding(base: Any, on_yield: Callable[[Any], None]) -> type:
+    class YieldingRequest(base):  # type: ignore[misc]
+        def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+            exc = exc_info.exception
+            if not isinstance(getattr(exc, "exc", exc), YieldedRun):
+                return super().on_failure(exc_info, *args, **kwargs)
+            worker_state.task_ready(self)
+            on_yield(self)
+            return None
+
+    return YieldingRequest

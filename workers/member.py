@@ -1,0 +1,208 @@
+"""One worker process as a member of the fleet: everything is put together here, and only here."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from celery import signals
+
+from sluicegate.schemas import settings
+from sluicegate.schemas.beats import Beat
+from sluicegate.schemas.errors import InvalidSetting
+from sluicegate.schemas.names import host_of
+from sluicegate.schemas.public_keys import parse_public_keys
+from sluicegate.schemas.redis_urls import Place, place_of
+from sluicegate.schemas.scopes import Claim
+from sluicegate.workers.celery_inside.children import note_starts_in_children
+from sluicegate.workers.celery_inside.choose import redis_broker_of, sides_of
+from sluicegate.workers.celery_inside.requests import claim_of, queue_told
+from sluicegate.workers.celery_inside.yields import prepare_tasks
+from sluicegate.workers.cell import Cell
+from sluicegate.workers.checkpoints import open_station
+from sluicegate.workers.cursors import Cursors
+from sluicegate.workers.follower import Follower, Pace
+from sluicegate.workers.gate import Gate
+from sluicegate.workers.hands import Hands
+from sluicegate.workers.heart import Heart
+from sluicegate.workers.memory import Memory
+from sluicegate.workers.redis_link import connect, refuse_cluster
+from sluicegate.workers.scoped_table import Table
+from sluicegate.workers.station import Station
+from sluicegate.workers.trust import TrustedKeys
+
+log = logging.getLogger(__name__)
+
+
+class Member:
+    """One worker process as a member of the fleet: its gate, and the threads that keep it current."""
+
+    def __init__(self, worker: Any, environ: Mapping[str, str]) -> None:
+        """Raises InvalidSetting: what is missing, out of range, or not supported."""
+        namespace = settings.NAMESPACE.read(environ)
+        state = _state_place(environ)
+        keys = TrustedKeys(parse_public_keys(settings.PUBLIC_KEYS.read(environ)))
+        pace = Pace(
+            poll_s=settings.POLL_INTERVAL_MS.read(environ) / 1000,
+            republish_s=settings.REPUBLISH_INTERVAL_MS.read(environ) / 1000,
+            stale_after_s=settings.STALE_AFTER_S.read(environ),
+            is_stale_closed=settings.STALE_POLICY.read(environ) == "closed",
+            needs_fresh_boot=settings.BOOT_POLICY.read(environ) == "fresh",
+        )
+        cell = Cell()
+        sides = sides_of(worker, cell, in_hand_s=settings.IN_HAND_S.read(environ))
+        if (broker_url := redis_broker_of(worker)) is not None:
+            refuse_cluster(broker_url, "broker_url")
+        self.worker = worker
+        self._pid = os.getpid()
+        self.incarnation = str(uuid.uuid4())
+        self.host = settings.HOST.read_or_none(environ) or host_of(worker.hostname)
+        self.hands = Hands(worker, cell, pool=sides.pool, way_back=sides.way_back, loop=sides.loop)
+        self.labels = settings.LABELS.read(environ)
+        claim = Claim(host=self.host, worker=worker.hostname, labels=self.labels)
+        table = Table(cell)
+        self.gate: Gate[Any] = Gate(
+            cell,
+            claim,
+            wake=self.hands.wake,
+            on_applied=lambda: self.heart.beat_now(),
+            claim_of=lambda request: claim_of(request, claim),
+            on_scoped=table.write,
+        )
+        self.hands.stand_at(self.gate)
+        cursors = Cursors(
+            namespace,
+            lambda: connect(state),
+            most_bytes=settings.CURSOR_MAX_BYTES.read(environ),
+            kept_s=settings.CURSOR_KEPT_S.read(environ),
+        )
+        station = Station(
+            cell, table, cursors, note_waiting=sides.pool.note_waiting, rest=self._rest, queue_of=queue_told
+        )
+        prepare_tasks(worker.app, station, self.hands.take_yielded)
+        open_station(station, cell.flags)
+        memory = Memory(settings.STATE_DIR.read(environ), namespace, worker.hostname)
+        self.follower = Follower(
+            namespace=namespace,
+            keys=keys,
+            pace=pace,
+            connect=lambda: connect(state),
+            fence=memory.load(),
+            on_state=self.gate.put_in_force,
+            on_stale=self.gate.hold_locally,
+        )
+        self.heart = Heart(
+            namespace=namespace,
+            nodename=worker.hostname,
+            interval_s=settings.HEARTBEAT_INTERVAL_MS.read(environ) / 1000,
+            connect=lambda: connect(state),
+            compose=self.compose,
+            memory=memory,
+            pulse=self._pulse,
+        )
+        note_starts = note_starts_in_children(worker.app, worker.hostname, self.hands.cell)
+        signals.worker_process_init.connect(note_starts, weak=False)
+        signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
+        signals.worker_shutdown.connect(self._on_shutdown, weak=False)
+        # A cold shutdown sends no such signal. Pool children leave by `os._exit` and never come here.
+        atexit.register(self._on_exit)
+
+    def start(self) -> None:
+        """Start following and beating; the pool has forked by now."""
+        self.hands.pool.watch()
+        self.follower.start()
+        self.heart.start()
+
+    def _pulse(self) -> object:
+        """While held: what runs and what waits, since somebody waits for that."""
+        standing = self.gate.standing
+        if standing.is_free:
+            return None
+        return frozenset((task.id, task.is_waiting) for task in self.hands.running())
+
+    def _rest(self, seconds: float) -> None:
+        """What a waiting task does: on the solo pool it stands on the consumer's thread, and does that one's work.
+
+        Raises SystemExit in a pool child whose worker was killed: nobody changes its cell any more, so that it would
+        wait for ever, and its message, where it was not acknowledged, goes to another worker.
+        """
+        if self.hands.pool.name == "solo":
+            self.hands.tend()
+        if os.getpid() != self._pid and os.getppid() != self._pid:
+            log.error("sluicegate: the worker of this pool child is gone: its waiting task ends here")
+            raise SystemExit(1)
+        time.sleep(seconds)
+
+    def _on_shutting_down(self, **_: Any) -> None:
+        """In Celery's signal handler: its sender is a name, and nothing here may take a lock."""
+        self.hands.cell.leave()
+
+    def _on_shutdown(self, sender: Any = None, **_: Any) -> None:
+        """Celery sends this after the pool has stopped, so the goodbye is true: nothing runs here any more."""
+        if sender is self.worker:
+            self._say_goodbye()
+
+    def _on_exit(self) -> None:
+        """A process that leaves work behind has no right to say that nothing runs here."""
+        if not self.hands.is_busy():
+            self._say_goodbye()
+
+    def _say_goodbye(self) -> None:
+        atexit.unregister(self._on_exit)
+        self.follower.stop()
+        self.heart.say_goodbye()
+
+    def compose(self, seq: int, is_goodbye: bool) -> Beat:
+        """What the heart sends."""
+        # `applied` is read before `state`: a beat may report a pause late, never before it is complete.
+        applied = self.gate.applied
+        running = () if is_goodbye else self.hands.running()
+        return Beat(
+            nodename=self.worker.hostname,
+            incarnation=self.incarnation,
+            host=self.host,
+            pool=self.hands.pool.name,
+            pid=os.getpid(),
+            seq=seq,
+            sent_at=datetime.now(UTC),
+            state=self.gate.state,
+            applied=applied.edition,
+            applied_at=applied.at,
+            is_stale=self.follower.is_stale,
+            is_goodbye=is_goodbye,
+            concurrency=self.worker.concurrency,
+            queues=self.hands.queues(),
+            running=running,
+            reserved=0 if is_goodbye else self.hands.count_reserved(),
+            refused=dict(self.follower.refused),
+            labels=self.labels,
+            enforces=self.hands.enforces(),
+            yielded=self.hands.yielded(),
+            forced=self.hands.forced(),
+        )
+
+    def info(self) -> dict[str, Any]:
+        """What `celery inspect stats` shows under `sluicegate`."""
+        beat = self.compose(0, is_goodbye=False).to_wire()
+        for key in ("v", "seq", "nodename", "pid", "pool", "concurrency", "running", "sentAt", "goodbye"):
+            del beat[key]
+        standing = self.gate.standing
+        return beat | {"mode": standing.mode.word, "localHold": standing.local_reason}
+
+
+def _state_place(environ: Mapping[str, str]) -> Place:
+    """Where the state is; raises InvalidSetting, also where a Redis Cluster answers there."""
+    url, name = settings.REDIS_URL, settings.REDIS_MASTER_NAME
+    place = place_of(url.read(environ), url, name.read_or_none(environ), name)
+    try:
+        refuse_cluster(place, url.name)
+    except ValueError:
+        # Its own text may show the password.
+        raise InvalidSetting(url.name, "is not a URL such as redis://HOST:PORT/0") from None
+    return place

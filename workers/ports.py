@@ -1,0 +1,139 @@
+"""What the core asks of a pool, of the way back to a broker, and of a loop: `celery_inside` has the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, Protocol
+
+from sluicegate.schemas.beats import RunningTask
+from sluicegate.schemas.holds.hold import Then
+from sluicegate.workers.gate import Gate
+
+Wanted = Callable[[Any], bool]
+"""Is this request among those that are asked about?"""
+
+
+class PoolSide(Protocol):
+    """The pool: where starts are let through, and what it has of those that were."""
+
+    name: str
+    """As `celery worker -P` spells it."""
+
+    def guard(self, gate: Gate[Any], hold: Callable[[Any], None]) -> None:
+        """Stand in the way of every start; `hold` takes the request of one that came to a closed gate."""
+
+    def watch(self) -> None:
+        """Do what can only be done once the pool has started."""
+
+    def unstarted(self, is_wanted: Wanted) -> Iterable[Any]:
+        """Take those wanted of the requests that nothing has begun to run out of the pool's hands."""
+
+    def go_on(self) -> None:
+        """Start what waits for a slot that a start that did not happen gave back."""
+
+    def is_settled(self, is_wanted: Wanted) -> bool:
+        """Has everything wanted that was let through started, come back, or ended?"""
+
+    def forget_looks(self) -> None:
+        """An acknowledgement was made: what was seen for it is of no use to the next."""
+
+    def forgotten(self) -> tuple[RunningTask, ...]:
+        """Tasks that may still run although Celery forgot them; from any thread."""
+
+    def is_busy(self) -> bool:
+        """Can anything still run here?"""
+
+    def end(self, request: Any, then: Then, *, is_hard: bool) -> bool:
+        """Have a running request's task ended, for good or to be given back; False where this pool cannot.
+
+        Called again with `is_hard` where it still runs a while later.
+        """
+
+    def has_ended(self, request: Any) -> bool:
+        """Is nothing of it running any more, after `end`?"""
+
+    def note_waiting(self, task_id: str, is_waiting: bool) -> None:
+        """Called where a task runs: it waits at a checkpoint, or no longer does."""
+
+    def is_waiting(self, request: Any) -> bool:
+        """Does this running request's task wait at a checkpoint? From any thread."""
+
+
+class WayBack(Protocol):
+    """The broker: how what was fetched and not started gets back to where it came from."""
+
+    def attach(self, consumer: Any, wake: Callable[[], None]) -> None:
+        """A new connection's consumer, before its first `consume()`. What was owed on the last one is still owed.
+
+        `wake` is to be called when something came after the hand-back.
+        """
+
+    def before_consuming(self) -> None:
+        """Right before each `consume()`."""
+
+    def stop_consuming(self) -> None:
+        """Cancel, in such a way that what is still under way is handed back too."""
+
+    def stop_queue(self, queue: str) -> None:
+        """The same for one queue of several."""
+
+    can_set_aside: bool
+    """Can single tasks of a queue be kept out of it for as long as a hold lasts?"""
+
+    def set_aside(self, request: Any) -> None:
+        """As `owe`, but beside its queue, out of the way of those that may run, in its order."""
+
+    def take_back_aside(self, held: Collection[str]) -> bool:
+        """Put what was set aside, here or by anybody, back to the head of its queue, but for tasks named in `held`.
+
+        False where nothing was. Raises the broker's errors; what was not put back is still there.
+        """
+
+    def owe(self, request: Any) -> bool:
+        """Take over the message of a request, which is then no longer Celery's; False where it cannot go back."""
+
+    def owe_yielded(self, request: Any) -> bool:
+        """As `owe`, for a request whose task began and stopped at a checkpoint: its message may be acknowledged."""
+
+    def keep(self, requests: Iterable[Any]) -> None:
+        """Let the broker not take these running requests' messages for lost, however long their tasks wait."""
+
+    def finish(self) -> None:
+        """The worker stops, and no loop reads any more: take in what is still under way, so that it can go back."""
+
+    def settle(self) -> None:
+        """Hand back all that is owed; raises the broker's errors, and then all is still owed."""
+
+    def settle_apart(self) -> None:
+        """As `settle`, over a connection of its own: the consumer's was lost, and there will be no other."""
+
+    def count_owed(self) -> int:
+        """How many messages have not gone back yet, and should soon."""
+
+    def look_at_redelivery(self) -> str | None:
+        """What there is to say about whether lost workers' messages are given out again; raises the broker's errors."""
+
+    def count_in_hand(self) -> int:
+        """How many messages stay here while the gate is closed, since their way back would do harm."""
+
+    def due_in_s(self) -> float | None:
+        """When `settle` will have something to do although nothing happened; None: never."""
+
+
+class Loop(Protocol):
+    """What calls `tend` on the consumer's own thread."""
+
+    def attach(self, consumer: Any, tend: Callable[[], None]) -> None:
+        """A new connection: from now on `tend` is called when asked for."""
+
+    def register(self, hub: Any) -> None:
+        """The event loop starts, or was reset."""
+
+    def wake(self) -> None:
+        """Have `tend` called soon; from any thread."""
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Any:
+        """Call `callback` on the consumer's thread; what comes back has `cancel()`."""
+
+    def close(self) -> None:
+        """Give back what it holds of the system; only a test outlives a loop."""
