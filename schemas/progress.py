@@ -12,7 +12,7 @@ from typing import Any
 
 from sluicegate.schemas.beats import Beat, RunningTask, WorkerState
 from sluicegate.schemas.holds.hold import Hold
-from sluicegate.schemas.scopes import GLOBAL, Claim, Scope, ScopeKind
+from sluicegate.schemas.scopes import GLOBAL, Scope, ScopeKind, Subject
 from sluicegate.schemas.snapshots import Edition
 from sluicegate.schemas.times import to_wire, to_wire_or_none
 
@@ -89,7 +89,7 @@ class WorkerView:
                 return True
             case _:
                 beat = self.beat
-                return scope.matches(Claim(host=beat.host, worker=beat.nodename, labels=beat.labels))
+                return scope.matches(Subject(host=beat.host, worker=beat.nodename, labels=beat.labels))
 
     def tasks_in(self, scope: Scope) -> tuple[RunningTask, ...]:
         """What runs here of this scope; a task whose queue is not known counts for every queue."""

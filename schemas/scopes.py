@@ -1,4 +1,4 @@
-"""Scopes: what a hold applies to, and the claims it is matched against."""
+"""Scopes: what a hold applies to, and the subjects it is matched against."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ScopeKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Subject:
     """One wish to start one task: everything a scope can match. A field left None matches only `global`."""
 
     queue: str | None = None
@@ -73,22 +73,22 @@ class Scope:
     def __str__(self) -> str:
         return f"{self.kind}:{self.name}" if self.name else str(self.kind)
 
-    def matches(self, claim: Claim) -> bool:
-        """Is `claim` within this scope?"""
+    def matches(self, subject: Subject) -> bool:
+        """Is `subject` within this scope?"""
         match self.kind:
             case ScopeKind.GLOBAL:
                 return True
             case ScopeKind.QUEUE:
-                return claim.queue == self.name
+                return subject.queue == self.name
             case ScopeKind.HOST:
-                return claim.host == self.name
+                return subject.host == self.name
             case ScopeKind.WORKER:
-                return claim.worker == self.name
+                return subject.worker == self.name
             case ScopeKind.TASK:
-                return claim.task == self.name
+                return subject.task == self.name
             case ScopeKind.LABEL:
                 key, _, value = self.name.partition("=")
-                return claim.labels.get(key) == value
+                return subject.labels.get(key) == value
 
 
 GLOBAL = Scope(ScopeKind.GLOBAL)

@@ -4,7 +4,7 @@ On the wire it is an envelope `{v, kid, payload_b64, sig}` in JSON. The signatur
 bytes, so that no two JSON writers need agree on spacing; `kid` names the key, and several public keys may
 be trusted at once (rotation). Ed25519 is RFC 8032; `sig` and `payload_b64` are standard base64.
 
-A pair (epoch, version) orders editions. The beat is a counter that goes up with every publication, a
+A pair (epoch, version) orders editions. The publication is a counter that goes up with every publication, a
 repeated one included: who sees it advance knows that a control plane is alive and has read the truth.
 """
 
@@ -64,12 +64,12 @@ class Verify(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The pause state of one namespace at one edition. `beat` counts publications, `issued_at` is UTC."""
+    """The pause state of one namespace at one edition. `publication` counts publications, `issued_at` is UTC."""
 
     namespace: str
     epoch: int
     holds: Holds
-    beat: int
+    publication: int
     issued_at: datetime
 
     @property
@@ -84,7 +84,7 @@ class Snapshot:
             "namespace": self.namespace,
             "epoch": self.epoch,
             "version": self.holds.version,
-            "beat": self.beat,
+            "beat": self.publication,
             "issuedAt": to_wire(self.issued_at),
             "holds": [hold.to_wire() for hold in self.holds.sorted()],
         }
@@ -142,7 +142,7 @@ def _parse(payload: bytes, namespace: str) -> Snapshot:
                 version=_count(body, "version", MAX_VERSION),
                 active=frozenset(Hold.from_wire(hold) for hold in body["holds"]),
             ),
-            beat=_count(body, "beat", (1 << 63) - 1),
+            publication=_count(body, "beat", (1 << 63) - 1),
             issued_at=from_wire(body["issuedAt"], "issuedAt"),
         )
     except (ValueError, KeyError, TypeError, InvalidInput, RecursionError) as error:

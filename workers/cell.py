@@ -124,7 +124,7 @@ class Cell:
 
     @property
     def has_scoped(self) -> bool:
-        """Must a claim be looked up among the scoped holds?"""
+        """Must a subject be looked up among the scoped holds?"""
         return bool(self.words[0] & CONSULT)
 
     @property

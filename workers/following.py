@@ -2,7 +2,7 @@
 
 The rules (S2, S3, S4, S9):
 - nothing older than the fence is taken; the fence is what was applied last, in this life or the one before
-- a worker that starts takes nothing until it saw the beat advance between two of its own reads: a state that
+- a worker that starts takes nothing until it saw the publication advance between two of its own reads: a state that
   merely lies there may have been put back by someone
 - a newer edition is taken at once; the same edition only renews freshness
 """
@@ -19,13 +19,13 @@ from sluicegate.schemas.snapshots import NOTHING, Edition, Snapshot
 class Following:
     """What a follower knows. Times are seconds of one monotonic clock.
 
-    `fence`: nothing older is taken. `in_force`: None until the first state is taken. `last_beat`: of the last
+    `fence`: nothing older is taken. `in_force`: None until the first state is taken. `last_publication`: of the last
     valid state read. `fresh_at`: when a read last showed that the control plane is alive (None: never).
     """
 
     fence: Edition = NOTHING
     in_force: Snapshot | None = None
-    last_beat: int | None = None
+    last_publication: int | None = None
     fresh_at: float | None = None
 
     def is_fresh(self, now: float, stale_after_s: float) -> bool:
@@ -36,9 +36,11 @@ class Following:
 def lose_touch(following: Following) -> Following:
     """What is known after a read that failed: the next one may meet another server.
 
-    A beat that is higher in one server's copy than in another's does not show that anybody is alive.
+    A publication that is higher in one server's copy than in another's does not show that anybody is alive.
     """
-    return Following(fence=following.fence, in_force=following.in_force, last_beat=None, fresh_at=following.fresh_at)
+    return Following(
+        fence=following.fence, in_force=following.in_force, last_publication=None, fresh_at=following.fresh_at
+    )
 
 
 def see(following: Following, snapshot: Snapshot, *, now: float, needs_fresh_boot: bool = True) -> Following:
@@ -46,14 +48,14 @@ def see(following: Following, snapshot: Snapshot, *, now: float, needs_fresh_boo
     edition, before = snapshot.edition, following.in_force
     if edition < following.fence:
         raise StaleSnapshot(f"edition {edition} is older than {following.fence}, which was applied")
-    has_advanced = following.last_beat is not None and snapshot.beat > following.last_beat
+    has_advanced = following.last_publication is not None and snapshot.publication > following.last_publication
     may_boot = has_advanced or not needs_fresh_boot
     if may_boot if before is None else edition > before.edition:
         # A newer edition is itself a sign of life: it was signed after the one in force.
-        return Following(fence=edition, in_force=snapshot, last_beat=snapshot.beat, fresh_at=now)
+        return Following(fence=edition, in_force=snapshot, last_publication=snapshot.publication, fresh_at=now)
     return Following(
         fence=following.fence,
         in_force=before,
-        last_beat=snapshot.beat,
+        last_publication=snapshot.publication,
         fresh_at=now if has_advanced else following.fresh_at,
     )

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from sluicegate.schemas.beats import Force, ForcedTask
 from sluicegate.schemas.holds.hold import ENDING_GRACE_S, Hold, Then
-from sluicegate.schemas.scopes import Claim
+from sluicegate.schemas.scopes import Subject
 from sluicegate.workers.celery_inside import requests
 from sluicegate.workers.ports import PoolSide
 
@@ -39,9 +39,9 @@ class _Ending:
 class Endings:
     """All methods run on the consumer's own thread, but for `under_way` and `told`."""
 
-    def __init__(self, pool: PoolSide, claim_of: Callable[[Any], Claim]) -> None:
+    def __init__(self, pool: PoolSide, subject_of: Callable[[Any], Subject]) -> None:
         self._pool = pool
-        self._claim_of = claim_of
+        self._subject_of = subject_of
         self._heard_at: dict[UUID, float] = {}
         self._under_way: dict[str, _Ending] = {}
         self._left: set[str] = set()
@@ -68,8 +68,8 @@ class Endings:
     def _step_for(self, request: Any, due: list[Hold]) -> Then | None:
         if not due:
             return None
-        claim = self._claim_of(request)
-        steps = {hold.then for hold in due if hold.scope.matches(claim)}
+        subject = self._subject_of(request)
+        steps = {hold.then for hold in due if hold.scope.matches(subject)}
         return next((then for then in (Then.TERMINATE, Then.REQUEUE) if then in steps), None)
 
     def _end(self, request: Any, then: Then, now: float) -> None:

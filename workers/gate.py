@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 from sluicegate.schemas.beats import WorkerState
 from sluicegate.schemas.holds.hold import Hold
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.scopes import Claim, ScopeKind
+from sluicegate.schemas.scopes import ScopeKind, Subject
 from sluicegate.schemas.snapshots import NOTHING, Edition, Snapshot
 from sluicegate.workers.cell import Cell, pack
 
@@ -55,17 +55,17 @@ class Standing:
         """May anything start?"""
         return self.is_open and not self.scoped
 
-    def mode_for(self, claim: Claim) -> Mode:
+    def mode_for(self, subject: Subject) -> Mode:
         """The effective mode for one start."""
-        return max((hold.mode for hold in self.scoped if hold.scope.matches(claim)), default=self.mode)
+        return max((hold.mode for hold in self.scoped if hold.scope.matches(subject)), default=self.mode)
 
-    def is_held(self, claim: Claim) -> bool:
+    def is_held(self, subject: Subject) -> bool:
         """Must this start not happen?"""
-        return not self.is_open or self.mode_for(claim) is not Mode.RUN
+        return not self.is_open or self.mode_for(subject) is not Mode.RUN
 
-    def is_task_held(self, claim: Claim) -> bool:
+    def is_task_held(self, subject: Subject) -> bool:
         """Is it held by its task's name alone, while others of its queue go on?"""
-        kinds = {hold.scope.kind for hold in self.scoped if hold.scope.matches(claim)}
+        kinds = {hold.scope.kind for hold in self.scoped if hold.scope.matches(subject)}
         return self.is_open and kinds == {ScopeKind.TASK}
 
 
@@ -84,8 +84,8 @@ BOOTING = "waiting for a fresh signed state"
 class Gate(Generic[R]):
     """The gate of one worker process. `R` is whatever a start needs (Celery's request).
 
-    `claim` is what this worker is to a scope, and `claim_of` what one start is; it is asked only where some tasks are
-    held and others are not. `wake` is called after every flip, from whichever thread made it: the consumer's thread
+    `subject` is what this worker is to a scope, and `subject_of` what one start is; it is asked only where some tasks
+    are held and others are not. `wake` is called after every flip, from whichever thread made it: the consumer's thread
     must then do what `take_duty` names, and `acknowledge` it. `on_applied` is called when an acknowledgement has been
     made, from the consumer's thread. `on_scoped` is called under the lock, before a flip to or from a state in which
     some tasks are held.
@@ -94,19 +94,19 @@ class Gate(Generic[R]):
     def __init__(
         self,
         cell: Cell,
-        claim: Claim,
+        subject: Subject,
         *,
         wake: Callable[[], None],
         on_applied: Callable[[], None],
-        claim_of: Callable[[R], Claim] | None = None,
+        subject_of: Callable[[R], Subject] | None = None,
         on_scoped: Callable[[Edition, tuple[Hold, ...]], None] = lambda edition, holds: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.cell = cell
         # What the cell's flags say too, which are for pool children: to read shared memory takes longer.
         self._is_any_held = True
-        self.claim = claim
-        self.claim_of: Callable[[R], Claim] = claim_of or (lambda request: claim)
+        self.subject = subject
+        self.subject_of: Callable[[R], Subject] = subject_of or (lambda request: subject)
         self._on_scoped = on_scoped
         self.standing = Standing(edition=NOTHING, mode=Mode.DRAIN, local_reason=BOOTING)
         self.applied = Applied()
@@ -139,7 +139,7 @@ class Gate(Generic[R]):
     def holds_back(self, request: R) -> bool:
         """Would `request` not be let through now? Without the lock an answer holds for no time at all."""
         standing = self.standing
-        return self._is_any_held and (not standing.is_open or standing.is_held(self.claim_of(request)))
+        return self._is_any_held and (not standing.is_open or standing.is_held(self.subject_of(request)))
 
     def put_in_force(self, snapshot: Snapshot) -> None:
         """Take a central state. Local holds stay: only the worker itself lifts them."""
@@ -150,7 +150,7 @@ class Gate(Generic[R]):
     def _standing_by(self, snapshot: Snapshot) -> Standing:
         turns = self._note_turns(snapshot)
         in_force = [hold for hold in snapshot.holds.sorted() if hold.ramp is None or turns[hold] > self._clock()]
-        here = [hold for hold in in_force if hold.scope.matches(self.claim)]
+        here = [hold for hold in in_force if hold.scope.matches(self.subject)]
         scoped = tuple(hold for hold in in_force if hold.scope.kind in _OF_SOME_TASKS)
         return Standing(
             edition=snapshot.edition,
@@ -163,7 +163,7 @@ class Gate(Generic[R]):
 
     def _note_turns(self, snapshot: Snapshot) -> dict[Hold, float]:
         """When this worker leaves each hold that is reopened by a ramp, counted from when it first heard of that."""
-        now, me = self._clock(), self.claim.worker or ""
+        now, me = self._clock(), self.subject.worker or ""
         self._turns = {
             hold: self._turns.get(hold, now + hold.ramp.delay_s(me)) for hold in snapshot.holds.active if hold.ramp
         }

@@ -19,7 +19,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from sluicegate.schemas.beats import ForcedTask, RunningTask, YieldedTask
-from sluicegate.schemas.scopes import Claim, ScopeKind
+from sluicegate.schemas.scopes import ScopeKind, Subject
 from sluicegate.schemas.snapshots import Edition
 from sluicegate.workers import ports
 from sluicegate.workers.celery_inside import requests, waiting
@@ -60,7 +60,7 @@ class Hands:
         self._kept: list[Any] = []
         self._yielded: deque[Any] = deque()
         self._last_yields: dict[str, YieldedTask] = {}
-        self.endings = Endings(pool, self._claim_of)
+        self.endings = Endings(pool, self._subject_of)
         self._kept_fresh_at = 0.0
         self._parked: dict[str, Any] = {}
         self._swept_at = 0.0
@@ -272,11 +272,11 @@ class Hands:
 
     def _is_queue_held(self, standing: Standing, name: str) -> bool:
         assert self.gate is not None
-        return standing.is_held(replace(self.gate.claim, queue=name))
+        return standing.is_held(replace(self.gate.subject, queue=name))
 
     def _is_held(self, request: Any) -> bool:
         assert self.gate is not None
-        return self.gate.standing.is_held(self._claim_of(request))
+        return self.gate.standing.is_held(self._subject_of(request))
 
     def _sweep_aside(self, standing: Standing) -> None:
         """What was set aside and is held no more goes back, whoever set it aside: at each order, and now and then."""
@@ -319,7 +319,7 @@ class Hands:
         """Back in its queue it would come again at once: the queue itself goes on."""
         assert self.gate is not None
         standing = self.gate.standing
-        return self.way_back.can_set_aside and standing.is_task_held(self._claim_of(request))
+        return self.way_back.can_set_aside and standing.is_task_held(self._subject_of(request))
 
     def _owe_yielded(self) -> None:
         while self._yielded:
@@ -337,9 +337,9 @@ class Hands:
         if look_in_s is not None:
             self._look_again(look_in_s)
 
-    def _claim_of(self, request: Any) -> Claim:
+    def _subject_of(self, request: Any) -> Subject:
         assert self.gate is not None
-        return requests.claim_of(request, self.gate.claim)
+        return requests.subject_of(request, self.gate.subject)
 
     def _keep_fresh(self) -> None:
         """Whose task waits at a checkpoint has not been lost, however long it takes."""

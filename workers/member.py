@@ -19,10 +19,10 @@ from sluicegate.schemas.errors import InvalidSetting
 from sluicegate.schemas.names import host_of
 from sluicegate.schemas.public_keys import parse_public_keys
 from sluicegate.schemas.redis_urls import Place, place_of
-from sluicegate.schemas.scopes import Claim
+from sluicegate.schemas.scopes import Subject
 from sluicegate.workers.celery_inside.children import note_starts_in_children
 from sluicegate.workers.celery_inside.choose import redis_broker_of, sides_of
-from sluicegate.workers.celery_inside.requests import claim_of, queue_told
+from sluicegate.workers.celery_inside.requests import queue_told, subject_of
 from sluicegate.workers.celery_inside.yields import prepare_tasks
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.checkpoints import open_station
@@ -65,14 +65,14 @@ class Member:
         self.host = settings.HOST.read_or_none(environ) or host_of(worker.hostname)
         self.hands = Hands(worker, cell, pool=sides.pool, way_back=sides.way_back, loop=sides.loop)
         self.labels = settings.LABELS.read(environ)
-        claim = Claim(host=self.host, worker=worker.hostname, labels=self.labels)
+        subject = Subject(host=self.host, worker=worker.hostname, labels=self.labels)
         table = Table(cell)
         self.gate: Gate[Any] = Gate(
             cell,
-            claim,
+            subject,
             wake=self.hands.wake,
             on_applied=lambda: self.heart.beat_now(),
-            claim_of=lambda request: claim_of(request, claim),
+            subject_of=lambda request: subject_of(request, subject),
             on_scoped=table.write,
         )
         self.hands.stand_at(self.gate)

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from sluicegate.schemas.holds.hold import Hold
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.scopes import Claim, Scope
+from sluicegate.schemas.scopes import Scope, Subject
 from sluicegate.schemas.snapshots import Edition
 from sluicegate.workers.cell import Cell
 
@@ -47,8 +47,8 @@ class Table:
         self._map[_HEAD.size : end] = rows
         _HEAD.pack_into(self._map, 0, mark, len(rows))
 
-    def mode_for(self, claim: Claim) -> Mode:
-        """The strongest mode among these holds that match `claim`; RUN where none does."""
+    def mode_for(self, subject: Subject) -> Mode:
+        """The strongest mode among these holds that match `subject`; RUN where none does."""
         word = self._cell.word
         if word != self._read_word:
             rows = self._read()
@@ -56,7 +56,7 @@ class Table:
                 # The parent is writing: the next look tells.
                 return Mode.RUN
             self._rows, self._read_word = rows, word
-        return max((mode for scope, mode in self._rows if scope.matches(claim)), default=Mode.RUN)
+        return max((mode for scope, mode in self._rows if scope.matches(subject)), default=Mode.RUN)
 
     def _read(self) -> tuple[Row, ...] | None:
         mark, length = _HEAD.unpack_from(self._map, 0)

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from sluicegate.schemas.errors import Unavailable
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.scopes import Claim
+from sluicegate.schemas.scopes import Subject
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.cursors import Cursors
 from sluicegate.workers.scoped_table import Table
@@ -53,8 +53,8 @@ class Station:
             return True
         if not self._cell.has_scoped:
             return False
-        claim = Claim(queue=self._queue_of(task.request), task=task.name)
-        return self._table.mode_for(claim) is Mode.QUIESCE
+        subject = Subject(queue=self._queue_of(task.request), task=task.name)
+        return self._table.mode_for(subject) is Mode.QUIESCE
 
     def is_leaving(self) -> bool:
         """Has the worker been told to stop?"""

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import Field
 
 from sluicegate.schemas.api.bodies import Answer, Wire
-from sluicegate.schemas.scopes import Claim, Scope, ScopeKind
+from sluicegate.schemas.scopes import Scope, ScopeKind, Subject
 
 B = TypeVar("B", bound=Wire)
 
@@ -68,7 +68,7 @@ class WorkerBody(Answer):
             case ScopeKind.TASK:
                 is_in = True
             case _:
-                is_in = scope.matches(Claim(host=self.host, worker=self.nodename, labels=self.labels))
+                is_in = scope.matches(Subject(host=self.host, worker=self.nodename, labels=self.labels))
         return self.model_copy(update={"running": running}) if is_in else None
 
     def has_applied(self, epoch: int, version: int) -> bool:

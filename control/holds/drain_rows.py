@@ -20,20 +20,20 @@ from sluicegate.schemas.times import to_wire, to_wire_or_none
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drain:
-    """One version of a hold on its way. `moment` None: the fleet was not looked at since the hold was placed."""
+    """One version of a hold on its way. `at_pause` None: the fleet was not looked at since the hold was placed."""
 
     hold_id: UUID
     version: int
     begun_at: datetime
     tasks: tuple[Followed, ...]
-    moment: dict[str, Any] | None
+    at_pause: dict[str, Any] | None
 
 
 def begin(connection: Connection, namespace: str, hold_id: UUID, version: int, now: datetime) -> None:
     """Follows this version of the hold from now on, from what was known of the one before."""
     end(connection, hold_id, Ending.ALTERED, now)
     column = DRAINS.c
-    last = select(column.begun_at, column.moment, column.tasks).where(column.hold_id == hold_id)
+    last = select(column.begun_at, column.at_pause, column.tasks).where(column.hold_id == hold_id)
     row = connection.execute(last.order_by(column.version.desc()).limit(1)).first()
     connection.execute(
         insert(DRAINS).values(
@@ -41,7 +41,7 @@ def begin(connection: Connection, namespace: str, hold_id: UUID, version: int, n
             version=version,
             namespace=namespace,
             begun_at=now if row is None else row.begun_at,
-            moment=null() if row is None or row.moment is None else row.moment,
+            at_pause=null() if row is None or row.at_pause is None else row.at_pause,
             tasks=[] if row is None else row.tasks,
         )
     )
@@ -90,12 +90,12 @@ def drained(connection: Connection, namespace: str) -> frozenset[UUID]:
     return frozenset(hold_id for hold_id, ending in endings.items() if ending == Ending.DRAINED)
 
 
-def keep(connection: Connection, drain: Drain, tasks: Sequence[Followed], moment: dict[str, Any] | None) -> None:
+def keep(connection: Connection, drain: Drain, tasks: Sequence[Followed], at_pause: dict[str, Any] | None) -> None:
     """What is known of it now."""
     connection.execute(
         update(DRAINS)
         .where(DRAINS.c.hold_id == drain.hold_id, DRAINS.c.version == drain.version)
-        .values(tasks=[one.to_wire() for one in tasks], moment=null() if moment is None else moment)
+        .values(tasks=[one.to_wire() for one in tasks], at_pause=null() if at_pause is None else at_pause)
     )
 
 
@@ -108,7 +108,7 @@ def story(connection: Connection, namespace: str, hold_id: UUID) -> dict[str, An
     found = rows.mappings().all()
     last = found[-1] if found else None
     return {
-        "atPause": None if last is None else last["moment"],
+        "atPause": None if last is None else last["at_pause"],
         "tasks": [] if last is None else last["tasks"],
         "drains": [
             {
@@ -129,5 +129,5 @@ def _from_row(row: RowMapping) -> Drain:
         version=row["version"],
         begun_at=row["begun_at"],
         tasks=tuple(Followed.from_wire(task) for task in row["tasks"]),
-        moment=row["moment"],
+        at_pause=row["at_pause"],
     )

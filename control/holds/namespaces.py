@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from sluicegate.control.audit import events
 from sluicegate.control.holds import drain_rows, hold_rows
-from sluicegate.control.store.tables import BEATS, HOLDS, NAMESPACES
+from sluicegate.control.store.tables import HOLDS, NAMESPACES, PUBLICATIONS
 from sluicegate.schemas.errors import Unavailable
 from sluicegate.schemas.holds.drains import Ending
 from sluicegate.schemas.holds.hold import Holds
@@ -22,14 +22,14 @@ from sluicegate.schemas.snapshots import MAX_EPOCH, Edition
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truth:
-    """What is ordered, at one moment of the database's clock. `beat` is 0 where none was drawn."""
+    """What is ordered, at one moment of the database's clock. `publication` is 0 where none was drawn."""
 
     namespace: str
     epoch: int
     holds: Holds
     updated_at: datetime
     now: datetime
-    beat: int = 0
+    publication: int = 0
 
     @property
     def edition(self) -> Edition:
@@ -37,19 +37,19 @@ class Truth:
         return Edition(self.epoch, self.holds.version)
 
 
-def read(connection: Connection, namespace: str, *, draws_beat: bool = False) -> Truth | None:
+def read(connection: Connection, namespace: str, *, draws_publication: bool = False) -> Truth | None:
     """The truth as one statement sees it, or None where nobody has used this namespace yet.
 
-    With `draws_beat` it also draws the next beat: whoever publishes it has read this truth after any state
+    With `draws_publication` it also draws the next number: whoever publishes it has read this truth after any state
     that carries a lower one was read.
     """
     columns: list[Any] = [NAMESPACES, func.clock_timestamp().label("now"), HOLDS]
     in_force = and_(HOLDS.c.namespace == NAMESPACES.c.namespace, HOLDS.c.released_at.is_(None))
     source = NAMESPACES.outerjoin(HOLDS, in_force)
-    if draws_beat:
+    if draws_publication:
         # nextval must run once, not once for each hold.
-        drawn = select(func.nextval(BEATS.name).label("beat")).cte("drawn").prefix_with("materialized")
-        columns.append(drawn.c.beat)
+        drawn = select(func.nextval(PUBLICATIONS.name).label("publication")).cte("drawn").prefix_with("materialized")
+        columns.append(drawn.c.publication)
         source = source.join(drawn, true())
     rows = connection.execute(select(*columns).select_from(source).where(NAMESPACES.c.namespace == namespace)).all()
     if not rows:
@@ -62,7 +62,7 @@ def read(connection: Connection, namespace: str, *, draws_beat: bool = False) ->
         holds=Holds(version=first[NAMESPACES.c.version], active=active),
         updated_at=first[NAMESPACES.c.updated_at],
         now=first["now"],
-        beat=first["beat"] if draws_beat else 0,
+        publication=first["publication"] if draws_publication else 0,
     )
 
 
@@ -127,17 +127,17 @@ def store(connection: Connection, truth: Truth, change: Change, event: events.Ev
     )
 
 
-def bump_epoch(connection: Connection, truth: Truth, met: Edition, beat: int) -> Truth:
+def bump_epoch(connection: Connection, truth: Truth, met: Edition, publication: int) -> Truth:
     """Goes above `met`, which our own key signed and this database knows nothing of: it was restored.
 
-    The beats go above the `beat` that was met with it. Raises Unavailable where no epoch is left.
+    The publications go above the `publication` that was met with it. Raises Unavailable where no epoch is left.
     """
     if met.epoch >= MAX_EPOCH:
         raise Unavailable(f"a validly signed state has epoch {met.epoch}, and no epoch is left above it")
     edition = Edition(met.epoch + 1, truth.holds.version + 1)
     now = clock(connection)
     _advance(connection, truth, edition, now)
-    raise_beats(connection, beat)
+    raise_publications(connection, publication)
     bumped = events.Event(
         action="epoch_bumped",
         outcome=events.APPLIED,
@@ -158,11 +158,11 @@ def bump_epoch(connection: Connection, truth: Truth, met: Edition, beat: int) ->
     )
 
 
-def raise_beats(connection: Connection, beat: int) -> None:
-    """Makes the next beat higher than `beat`, for a database whose counter was set back by a restore."""
+def raise_publications(connection: Connection, publication: int) -> None:
+    """Makes the next publication higher than `publication`, for a database whose counter was set back by a restore."""
     connection.execute(
-        text("select setval('snapshot_beats', :beat) from snapshot_beats where last_value < :beat"),
-        {"beat": beat},
+        text("select setval('snapshot_publications', :number) from snapshot_publications where last_value < :number"),
+        {"number": publication},
     )
 
 

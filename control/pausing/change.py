@@ -26,7 +26,7 @@ from sluicegate.control.pausing.idempotency import Ask
 from sluicegate.control.publishing.publisher import Publisher, is_restored
 from sluicegate.control.store.database import CommitUnknown, Database
 from sluicegate.schemas.api.bodies import PauseRequest
-from sluicegate.schemas.api.orders import PAUSE, Order, moment_of, order_of
+from sluicegate.schemas.api.orders import PAUSE, Order, instant_of, order_of
 from sluicegate.schemas.errors import InvalidInput, NotFound, Refused, Unavailable
 from sluicegate.schemas.holds.hold import Hold, HoldKey
 from sluicegate.schemas.holds.preview import preview
@@ -261,7 +261,7 @@ class Pausing:
     def _placed(self, order: Order, truth: Truth, actor: str) -> Change:
         # Judged here, not with the other fields: only the database's clock counts, and a repeated request
         # is answered as the first was even after its hold has expired.
-        expires_at, deadline = moment_of(order.expires, truth.now), moment_of(order.deadline, truth.now)
+        expires_at, deadline = instant_of(order.expires, truth.now), instant_of(order.deadline, truth.now)
         for field, at in (("expiresAt", expires_at), ("deadline", deadline)):
             if at is not None and at <= truth.now:
                 raise InvalidInput(field, "must be in the future")
@@ -387,9 +387,9 @@ def _event(
         extra["forceResume"] = order.is_forced
     if hold is not None and hold.ramp is not None:
         extra |= {"ramp": hold.ramp.rate, "reopenedAt": to_wire_or_none(hold.expires_at)}
-    if (expires_at := moment_of(order.expires, truth.now)) is not None:
+    if (expires_at := instant_of(order.expires, truth.now)) is not None:
         extra["expiresAt"] = to_wire_or_none(expires_at)
-    if (deadline := moment_of(order.deadline, truth.now)) is not None:
+    if (deadline := instant_of(order.deadline, truth.now)) is not None:
         extra |= {"deadline": to_wire_or_none(deadline), "then": order.then}
     return events.Event(
         action=order.action,

@@ -16,7 +16,7 @@ from sluicegate.control.holds.drain_rows import Drain
 from sluicegate.control.holds.namespaces import Truth
 from sluicegate.control.links.broker import SOURCE
 from sluicegate.control.store.database import Database
-from sluicegate.schemas.holds.drains import Ending, Followed, ending_of, follow, moment_of, receipt, settle
+from sluicegate.schemas.holds.drains import Ending, Followed, conclude, ending_of, fleet_at_pause, follow, receipt
 from sluicegate.schemas.holds.hold import Hold
 
 
@@ -25,7 +25,7 @@ class _Step:
     """What one look says about one drain. `ending` None: it goes on."""
 
     tasks: tuple[Followed, ...]
-    moment: dict[str, Any] | None
+    at_pause: dict[str, Any] | None
     ending: Ending | None
 
 
@@ -75,24 +75,24 @@ class Draining:
 
     def _step(self, drain: Drain, hold: Hold, seen: Seen, *, ends: bool) -> _Step:
         tasks = follow(drain.tasks, seen.workers, hold.scope, begun_at=drain.begun_at, forgotten=seen.forgotten)
-        moment = drain.moment
-        if moment is None:
+        at_pause = drain.at_pause
+        if at_pause is None:
             depths = self._fleet.depths(seen, hold.scope)
-            moment = moment_of(seen.workers, hold.scope, depths, source=SOURCE, now=seen.at)
+            at_pause = fleet_at_pause(seen.workers, hold.scope, depths, source=SOURCE, now=seen.at)
         ending = None
         # The broker is asked only where its answer can make the difference.
         if ends and ending_of(hold, seen.measure(hold.scope, queued=0)) is not None:
             ending = ending_of(hold, self._fleet.measure(seen, hold.scope))
-        return _Step(tasks=tasks, moment=moment, ending=ending)
+        return _Step(tasks=tasks, at_pause=at_pause, ending=ending)
 
     def _take(self, connection: Connection, truth: Truth, hold: Hold, drain: Drain, seen: Seen, step: _Step) -> bool:
         # Another replica may have written since: go on from what is there, by the look that we had.
         tasks = follow(drain.tasks, seen.workers, hold.scope, begun_at=drain.begun_at, forgotten=seen.forgotten)
         if step.ending is None:
-            drain_rows.keep(connection, drain, tasks, drain.moment or step.moment)
+            drain_rows.keep(connection, drain, tasks, drain.at_pause or step.at_pause)
             return False
-        tasks = settle(tasks)
-        drain_rows.keep(connection, drain, tasks, drain.moment or step.moment)
+        tasks = conclude(tasks)
+        drain_rows.keep(connection, drain, tasks, drain.at_pause or step.at_pause)
         made = receipt(
             tasks,
             [worker.beat.nodename for worker in seen.present_in(hold.scope)],
@@ -107,7 +107,7 @@ class Draining:
 
 
 def _says_nothing_new(drain: Drain, step: _Step | None) -> bool:
-    return step is None or (step.ending is None and (step.tasks, step.moment) == (drain.tasks, drain.moment))
+    return step is None or (step.ending is None and (step.tasks, step.at_pause) == (drain.tasks, drain.at_pause))
 
 
 def _event(hold: Hold, truth: Truth, made: dict[str, Any], now: datetime) -> events.Event:

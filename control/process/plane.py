@@ -93,7 +93,7 @@ class ControlPlane:
             namespace=namespace,
         )
         self._loops = [
-            Loop("publish", self.publisher.beat, interval_s=interval_s),
+            Loop("publish", self.publisher.republish, interval_s=interval_s),
             Loop("expire", self.pausing.expire_due, interval_s=EXPIRE_EVERY_S),
             Loop("escalate", self.pausing.escalate_due, interval_s=EXPIRE_EVERY_S),
             Loop("drain", self.draining.follow, interval_s=DRAIN_EVERY_S),

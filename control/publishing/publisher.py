@@ -1,8 +1,8 @@
 """Publishing the truth: sealed, fenced, again and again, and never led astray by what is there already.
 
 What is in Redis is judged BEFORE the truth is read. Every published state was committed before it was
-published, and its beat was drawn before that: so whatever was there first can neither be above a truth nor
-have a beat above one that is read afterwards, unless the database went back in time (a restore).
+published, and its publication was drawn before that: so whatever was there first can neither be above a truth nor
+have a publication above one that is read afterwards, unless the database went back in time (a restore).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Publisher:
         self._on_change = on_change
         self._lock = threading.Lock()
         self._published = NOTHING
-        self._published_beat = 0
+        self._published_number = 0
         self._alarmed_at: dict[str, float] = {}
         self._outage = Outage("publishing")
         self.alarms: Counter[str] = Counter()
@@ -84,8 +84,8 @@ class Publisher:
         finally:
             self._lock.release()
 
-    def beat(self) -> None:
-        """One turn of the loop: the truth with a new beat. Raises Unavailable, and then did not beat."""
+    def republish(self) -> None:
+        """One turn of the loop: the truth with a new publication. Raises Unavailable, and then did not publish."""
         with self._lock:
             try:
                 self._publish()
@@ -105,7 +105,7 @@ class Publisher:
             met = self._judge(slot)
             if truth is not None and met is not None and _is_beyond(met, truth):
                 # Another replica was faster, with a truth that was read no earlier than ours: ours is in it.
-                self._note(met.edition, met.beat)
+                self._note(met.edition, met.publication)
                 return
             if truth is None or not _is_behind(met, truth):
                 truth = self._draw(met)
@@ -113,33 +113,33 @@ class Publisher:
                 namespace=self._namespace,
                 epoch=truth.epoch,
                 holds=truth.holds,
-                beat=truth.beat,
+                publication=truth.publication,
                 issued_at=truth.now,
             )
             if self._bus.replace_slot(slot, seal(sealed, self._key), _hint(sealed)):
-                self._note(truth.edition, truth.beat)
+                self._note(truth.edition, truth.publication)
                 return
         raise Unavailable("the state in Redis is changed by others all the time")
 
     def _draw(self, met: Snapshot | None) -> Truth:
-        """The truth with its beat, above `met` in both."""
+        """The truth with its publication, above `met` in both."""
         truth = self._read()
         if met is not None and is_restored(met, truth):
             self.meet(met)
             truth = self._read()
-        if met is not None and met.beat >= truth.beat:
-            # The same edition with a beat of the future: restored to a copy that misses only beats.
+        if met is not None and met.publication >= truth.publication:
+            # The same edition with a publication of the future: restored to a copy that misses only publications.
             with self._database.transaction() as connection:
-                namespaces.raise_beats(connection, met.beat)
+                namespaces.raise_publications(connection, met.publication)
             truth = self._read()
         return truth
 
     def _read(self) -> Truth:
         with self._database.transaction() as connection:
-            truth = namespaces.read(connection, self._namespace, draws_beat=True)
+            truth = namespaces.read(connection, self._namespace, draws_publication=True)
             if truth is None:
                 namespaces.create(connection, self._namespace)
-                truth = namespaces.read(connection, self._namespace, draws_beat=True)
+                truth = namespaces.read(connection, self._namespace, draws_publication=True)
         if truth is None:
             raise Unavailable(f"the namespace {self._namespace!r} went away")
         return truth
@@ -155,8 +155,8 @@ class Publisher:
         except SnapshotRefused as error:
             self._alarm(error.code, f"a state in Redis was not ours: {error}")
             return None
-        if (met.edition, met.beat) < (self._published, self._published_beat):
-            self._alarm("rolled_back", f"an old state {met.edition} (beat {met.beat}) was put back in Redis")
+        if (met.edition, met.publication) < (self._published, self._published_number):
+            self._alarm("rolled_back", f"an old state {met.edition} (publication {met.publication}) was put back")
         return met
 
     def meet(self, met: Snapshot) -> None:
@@ -165,12 +165,12 @@ class Publisher:
             truth = namespaces.lock(connection, self._namespace)
             # Another replica may have bumped it since: the second one finds nothing to do.
             if is_restored(met, truth):
-                truth = namespaces.bump_epoch(connection, truth, met.edition, met.beat)
+                truth = namespaces.bump_epoch(connection, truth, met.edition, met.publication)
                 self._alarm("restored", f"met {met.edition} in Redis: the database was restored; now {truth.edition}")
 
-    def _note(self, edition: Edition, beat: int) -> None:
+    def _note(self, edition: Edition, publication: int) -> None:
         is_change = edition > self._published
-        self._published, self._published_beat = edition, beat
+        self._published, self._published_number = edition, publication
         if is_change:
             self._on_change(edition)
 
@@ -184,7 +184,7 @@ class Publisher:
 
 def _is_beyond(met: Snapshot, truth: Truth) -> bool:
     """Does `met` come from a truth that was read after `truth` was, or at least says no less?"""
-    return met.edition >= truth.edition and met.beat > truth.beat
+    return met.edition >= truth.edition and met.publication > truth.publication
 
 
 def _is_behind(met: Snapshot | None, truth: Truth) -> bool:
@@ -192,7 +192,7 @@ def _is_behind(met: Snapshot | None, truth: Truth) -> bool:
     if met is None:
         return True
     is_same = met.edition == truth.edition and met.holds == truth.holds
-    return met.beat < truth.beat and (is_same or met.edition < truth.edition)
+    return met.publication < truth.publication and (is_same or met.edition < truth.edition)
 
 
 def is_restored(met: Snapshot, truth: Truth) -> bool:
@@ -201,5 +201,5 @@ def is_restored(met: Snapshot, truth: Truth) -> bool:
 
 
 def _hint(snapshot: Snapshot) -> bytes:
-    body = {"epoch": snapshot.epoch, "version": snapshot.holds.version, "beat": snapshot.beat}
+    body = {"epoch": snapshot.epoch, "version": snapshot.holds.version, "beat": snapshot.publication}
     return json.dumps(body, separators=(",", ":")).encode()

@@ -12,7 +12,7 @@ from typing import Final
 from sqlalchemy import Connection, text
 
 from sluicegate.control.store.connection import connected
-from sluicegate.control.store.tables import BEATS, CONTROL_EVENTS
+from sluicegate.control.store.tables import CONTROL_EVENTS, PUBLICATIONS
 from sluicegate.schemas.errors import InvalidInput, NotFound, Refused
 
 _BY_TRIGGER = frozenset({"id", "position", "previous_hash", "hash"})
@@ -31,7 +31,7 @@ TABLES: Final[Mapping[str, str]] = {
 }
 """What is granted on each table; a table that is not here is not reached."""
 
-SEQUENCES: Final[Mapping[str, str]] = {BEATS.name: "usage, select, update"}
+SEQUENCES: Final[Mapping[str, str]] = {PUBLICATIONS.name: "usage, select, update"}
 
 _ROLE = text("select rolsuper from pg_roles where rolname = :role")
 _IS_OWNERS = text(

@@ -29,9 +29,9 @@ METADATA = MetaData(
     }
 )
 
-MOMENT = DateTime(timezone=True)
+INSTANT = DateTime(timezone=True)
 
-BEATS = Sequence("snapshot_beats", metadata=METADATA, data_type=BigInteger)
+PUBLICATIONS = Sequence("snapshot_publications", metadata=METADATA, data_type=BigInteger)
 """Counts publications of all namespaces; gaps mean nothing, it only ever goes up."""
 
 NAMESPACES = Table(
@@ -40,7 +40,7 @@ NAMESPACES = Table(
     Column("namespace", Text, primary_key=True),
     Column("epoch", Integer, nullable=False),
     Column("version", BigInteger, nullable=False),
-    Column("updated_at", MOMENT, nullable=False),
+    Column("updated_at", INSTANT, nullable=False),
     CheckConstraint("epoch between 1 and 65535", name="epoch_fits_the_cell"),
     CheckConstraint("version between 1 and 17592186044415", name="version_fits_the_cell"),
 )
@@ -57,19 +57,19 @@ HOLDS = Table(
     Column("mode", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("actor", Text, nullable=False),
-    Column("created_at", MOMENT, nullable=False),
-    Column("expires_at", MOMENT),
-    Column("deadline", MOMENT),
+    Column("created_at", INSTANT, nullable=False),
+    Column("expires_at", INSTANT),
+    Column("deadline", INSTANT),
     # Then is a word of SQL: SQLAlchemy quotes it.
     Column("then", Text),
     # When the deadline came with work left, and `then` began.
-    Column("escalated_at", MOMENT),
+    Column("escalated_at", INSTANT),
     # Resumed by and by (schemas.ramps); SQL's null where it is not.
     Column("ramp", JSONB(none_as_null=True)),
-    Column("released_at", MOMENT),
+    Column("released_at", INSTANT),
     Column("released_by", Text),
     Column("released_reason", Text),
-    Column("updated_at", MOMENT, nullable=False),
+    Column("updated_at", INSTANT, nullable=False),
     CheckConstraint("mode in ('drain', 'quiesce')", name="mode_is_known"),
     CheckConstraint(
         "num_nulls(released_at, released_by, released_reason) in (0, 3)",
@@ -106,7 +106,7 @@ CONTROL_EVENTS = Table(
     Column("actor", Text, nullable=False),
     Column("hold_id", Uuid),
     Column("details", JSONB, nullable=False),
-    Column("created_at", MOMENT, nullable=False),
+    Column("created_at", INSTANT, nullable=False),
     # The chain: set by a trigger, whatever an insert says (docs/decisions/0012).
     Column("position", BigInteger, nullable=False),
     Column("previous_hash", LargeBinary, nullable=False),
@@ -134,7 +134,7 @@ IDEMPOTENCY_KEYS = Table(
     Column("key", Text, primary_key=True),
     Column("fingerprint", Text, nullable=False),
     Column("answer", JSONB, nullable=False),
-    Column("created_at", MOMENT, nullable=False),
+    Column("created_at", INSTANT, nullable=False),
     Index("ix_idempotency_keys_created_at", "created_at"),
 )
 """What each request of an actor was answered, for a day, so that a repeated one does nothing twice."""
@@ -147,12 +147,12 @@ DRAINS = Table(
     Column("version", BigInteger, primary_key=True),
     Column("namespace", Text, nullable=False),
     # When the hold was first placed.
-    Column("begun_at", MOMENT, nullable=False),
-    # Who ran what then, and what waited (schemas.drains.moment_of); null until the fleet was looked at.
-    Column("moment", JSONB),
+    Column("begun_at", INSTANT, nullable=False),
+    # Who ran what then, and what waited (schemas.holds.drains.fleet_at_pause); null until the fleet was looked at.
+    Column("at_pause", JSONB),
     # Each task that was running, and its fate (schemas.drains.Followed).
     Column("tasks", JSONB, nullable=False),
-    Column("ended_at", MOMENT),
+    Column("ended_at", INSTANT),
     Column("ending", Text),
     Column("receipt", JSONB),
     CheckConstraint("num_nulls(ended_at, ending) in (0, 2)", name="ended_at_and_how_together"),
@@ -174,7 +174,7 @@ RUNTIMES = Table(
     Column("count", BigInteger, nullable=False),
     # The seconds of the last runs, oldest first (schemas.runtimes).
     Column("recent_s", JSONB, nullable=False),
-    Column("updated_at", MOMENT, nullable=False),
+    Column("updated_at", INSTANT, nullable=False),
 )
 """How long the tasks of each name took, as far as heartbeats have shown."""
 
@@ -184,8 +184,8 @@ TOKENS = Table(
     Column("digest", Text, primary_key=True),
     Column("name", Text, nullable=False),
     Column("right", Text, nullable=False),
-    Column("created_at", MOMENT, nullable=False),
-    Column("revoked_at", MOMENT),
+    Column("created_at", INSTANT, nullable=False),
+    Column("revoked_at", INSTANT),
     CheckConstraint("\"right\" in ('viewer', 'operator', 'admin')", name="right_is_known"),
     Index("uq_tokens_name", "name", unique=True, postgresql_where=text("revoked_at is null")),
 )
@@ -200,8 +200,8 @@ WORKERS = Table(
     # The last heartbeat in its wire form (schemas.beats).
     Column("beat", JSONB, nullable=False),
     # By the Redis server's clock.
-    Column("last_seen_at", MOMENT, nullable=False),
-    Column("forgotten_at", MOMENT),
+    Column("last_seen_at", INSTANT, nullable=False),
+    Column("forgotten_at", INSTANT),
     Column("forgotten_by", Text),
     Column("forgotten_reason", Text),
 )

@@ -60,7 +60,7 @@ def _told(when: When | None, name: str, span_name: str) -> dict[str, Any]:
     return {span_name: when.total_seconds()} if isinstance(when, timedelta) else {name: to_wire(when)}
 
 
-def moment_of(when: When | None, now: datetime) -> datetime | None:
+def instant_of(when: When | None, now: datetime) -> datetime | None:
     """The time that it comes to for an order that is stored at `now`, which must be the database's."""
     return now + when if isinstance(when, timedelta) else when
 
@@ -103,10 +103,10 @@ def order_of(request: PauseRequest) -> Order:
     return Order(action=RESUME, reason=reason, scope=scope, is_forced=request.force_resume, rate=rate)
 
 
-def _when(moment: Any, name: str, span_s: Any, span_name: str) -> When | None:
+def _when(instant: Any, name: str, span_s: Any, span_name: str) -> When | None:
     if span_s is None:
-        return from_wire_or_none(moment, name)
-    if moment is not None:
+        return from_wire_or_none(instant, name)
+    if instant is not None:
         raise InvalidInput(span_name, f"give {name} or {span_name}, not both")
     if isinstance(span_s, bool) or not isinstance(span_s, int | float) or not 0 < span_s <= LONGEST_S:
         raise InvalidInput(span_name, f"must be a number of seconds above zero, at most {LONGEST_S}")

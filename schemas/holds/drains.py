@@ -178,7 +178,7 @@ def ending_of(hold: Hold, metrics: Metrics) -> Ending | None:
     return Ending.QUIESCED if is_enough and metrics.is_quiesced else None
 
 
-def settle(known: Iterable[Followed]) -> tuple[Followed, ...]:
+def conclude(known: Iterable[Followed]) -> tuple[Followed, ...]:
     """`known` at the end: what nobody saw end, and nobody runs, is lost; what waits at a checkpoint stays."""
     return tuple(
         replace(one, fate=Fate.LOST, how="its worker was not heard of again")
@@ -233,7 +233,7 @@ def _named(known: Iterable[Followed], fate: Fate) -> list[dict[str, Any]]:
     return [{"id": one.task.id, "name": one.task.name, "how": one.how} for one in known if one.fate is fate]
 
 
-def moment_of(
+def fleet_at_pause(
     workers: Iterable[WorkerView], scope: Scope, depths: Mapping[str, int] | None, *, source: str, now: datetime
 ) -> dict[str, Any]:
     """Who was running what, and what was waiting, in `scope` at `now` (R-C2), as JSON.

@@ -11,7 +11,7 @@ from uuid import UUID
 from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.holds.ramps import Ramp
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.scopes import Claim, Scope, ScopeKind
+from sluicegate.schemas.scopes import Scope, ScopeKind, Subject
 from sluicegate.schemas.times import from_wire, from_wire_or_none, to_wire, to_wire_or_none
 
 MAX_REASON_CHARS = 1000
@@ -217,14 +217,14 @@ class Holds:
         if len(set(keys)) != len(keys):
             raise ValueError("two active holds have the same scope, cause and source")
 
-    def mode_for(self, claim: Claim) -> Mode:
-        """The effective mode: the strongest among the holds that match `claim`; RUN where none does."""
-        return max((hold.mode for hold in self.active if hold.scope.matches(claim)), default=Mode.RUN)
+    def mode_for(self, subject: Subject) -> Mode:
+        """The effective mode: the strongest among the holds that match `subject`; RUN where none does."""
+        return max((hold.mode for hold in self.active if hold.scope.matches(subject)), default=Mode.RUN)
 
     @property
     def global_mode(self) -> Mode:
         """The effective mode of the `global` scope alone."""
-        return self.mode_for(Claim())
+        return self.mode_for(Subject())
 
     @property
     def has_scoped(self) -> bool:

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from sluicegate.schemas.names import hint_channel, snapshot_key
 from sluicegate.schemas.public_keys import parse_public_keys
-from sluicegate.schemas.scopes import Claim
+from sluicegate.schemas.scopes import Subject
 from sluicegate.schemas.snapshots import NOTHING, Snapshot
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.follower import Follower, Pace
@@ -106,7 +106,7 @@ class Wire:
     def __init__(
         self, board: Board, number: int, place: tuple[str, int], line: Line, namespace: str, keys: Any, pace: Pace
     ) -> None:
-        gate: Gate[None] = Gate(Cell(), Claim(), wake=lambda: None, on_applied=lambda: None)
+        gate: Gate[None] = Gate(Cell(), Subject(), wake=lambda: None, on_applied=lambda: None)
 
         def take(snapshot: Snapshot) -> None:
             gate.put_in_force(snapshot)

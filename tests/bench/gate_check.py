@@ -11,7 +11,7 @@ import redis
 
 from sluicegate.control.process.stack import Stack
 from sluicegate.schemas.holds.hold import Holds
-from sluicegate.schemas.scopes import Claim
+from sluicegate.schemas.scopes import Subject
 from sluicegate.schemas.snapshots import Snapshot
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.gate import Gate
@@ -57,9 +57,9 @@ def measure(stack: Stack) -> GateCheck:
         finally:
             client.delete(child_work.KEY)
     cell = Cell()
-    gate: Gate[None] = Gate(cell, Claim(), wake=_nothing, on_applied=_nothing)
+    gate: Gate[None] = Gate(cell, Subject(), wake=_nothing, on_applied=_nothing)
     running = Holds(version=1)
-    gate.put_in_force(Snapshot(namespace="bench", epoch=1, holds=running, beat=1, issued_at=datetime.now(UTC)))
+    gate.put_in_force(Snapshot(namespace="bench", epoch=1, holds=running, publication=1, issued_at=datetime.now(UTC)))
     assert gate.pass_through(_start, None)
     check, lock = in_turn_ns([lambda: gate.pass_through(_start, None), _take_and_release], ROUNDS)
     return GateCheck(

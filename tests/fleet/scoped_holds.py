@@ -36,7 +36,7 @@ from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.holds.hold import Hold, HoldKey, Holds
 from sluicegate.schemas.holds.transitions import Change, escalate, expire, place, release
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.scopes import Claim, Scope
+from sluicegate.schemas.scopes import Scope, Subject
 from sluicegate.schemas.settings import LABELS
 from tests.fleet.harness import Fleet
 from tests.fleet.records import microseconds
@@ -85,11 +85,11 @@ class Sequences:
         self._start("w2", own[1], {LABELS.name: LABEL})
         fleet.wait_ready()
         fleet.wait_open()
-        self._claims = {
-            self._nodename("w1"): ({fleet.queue, own[0]}, Claim(host=HOST, worker=self._nodename("w1"))),
+        self._subjects = {
+            self._nodename("w1"): ({fleet.queue, own[0]}, Subject(host=HOST, worker=self._nodename("w1"))),
             self._nodename("w2"): (
                 {fleet.queue, own[1]},
-                Claim(host=fleet.host, worker=self._nodename("w2"), labels=dict([LABEL.split("=")])),
+                Subject(host=fleet.host, worker=self._nodename("w2"), labels=dict([LABEL.split("=")])),
             ),
         }
         self._probes: dict[int, Probe] = {}
@@ -147,7 +147,7 @@ class Sequences:
             "global",
             f"host:{HOST}",
             f"label:{LABEL}",
-            *(f"worker:{nodename}" for nodename in self._claims),
+            *(f"worker:{nodename}" for nodename in self._subjects),
             *(f"queue:{queue}" for queue in self._queues),
             *(f"task:fleet.{task}" for task in TASKS),
         ]
@@ -202,11 +202,11 @@ class Sequences:
             self.findings.probes += 1
 
     def _may_run(self, probe: Probe, holds: Holds, nodename: str) -> bool:
-        queues, claim = self._claims[nodename]
-        start = Claim(
-            host=claim.host,
-            worker=claim.worker,
-            labels=claim.labels,
+        queues, subject = self._subjects[nodename]
+        start = Subject(
+            host=subject.host,
+            worker=subject.worker,
+            labels=subject.labels,
             queue=probe.queue,
             task=f"fleet.{probe.task}",
         )
@@ -221,7 +221,7 @@ class Sequences:
             missing = [
                 probe
                 for probe in self._probes.values()
-                if probe.seq not in started and any(self._may_run(probe, self._model, name) for name in self._claims)
+                if probe.seq not in started and any(self._may_run(probe, self._model, name) for name in self._subjects)
             ]
             version = self._model.version
             is_applied = all(word.edition[1] >= version for word in self._fleet.words())

@@ -105,7 +105,7 @@ def test_s3_a_state_signed_by_a_stranger_opens_nothing(stack: Stack, state: Stat
             namespace=state.namespace,
             epoch=MAX_EPOCH,
             holds=Holds(version=MAX_VERSION),
-            beat=1 << 60,
+            publication=1 << 60,
             issued_at=from_wire("2030-01-01T00:00:00Z", "issuedAt"),
         )
         envelope = seal(forged, StrangersKey(kid))

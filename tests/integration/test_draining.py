@@ -37,12 +37,12 @@ def test_what_runs_and_waits_is_stored_with_the_answer_to_the_pause(world: World
     world.beat("celery@a", running=(WORK,), reserved=3, queues=("gpu",))
     world.change(plane, **PAUSE)
     (row,) = rows(world)
-    assert [queue["name"] for queue in row["moment"]["queues"]] == ["gpu"]
-    (worker,) = row["moment"]["workers"]
+    assert [queue["name"] for queue in row["at_pause"]["queues"]] == ["gpu"]
+    (worker,) = row["at_pause"]["workers"]
     assert (worker["nodename"], worker["reserved"], worker["running"][0]["id"]) == ("celery@a", 3, "t1")
     world.beat("celery@a", **APPLIED)
     plane.draining.follow()
-    assert rows(world)[0]["moment"] == row["moment"]
+    assert rows(world)[0]["at_pause"] == row["at_pause"]
     assert rows(world)[0]["tasks"][0]["fate"] == "finished"
 
 
@@ -130,7 +130,7 @@ def test_an_altered_hold_gets_a_receipt_of_its_own_since_the_beginning(world: Wo
     plane.draining.follow()
     before, after = rows(world)
     assert (before["ending"], after["ending"]) == ("altered", "quiesced")
-    assert (after["begun_at"], after["moment"]) == (before["begun_at"], before["moment"])
+    assert (after["begun_at"], after["at_pause"]) == (before["begun_at"], before["at_pause"])
     (made,) = receipts(world)
     assert (made["holdVersion"], made["finished"], made["waiting"]) == (3, 1, 1)
 
@@ -189,4 +189,4 @@ def test_a_hold_from_before_this_revision_is_followed_from_now_on(world: World) 
     assert {key: row[key] for key in ("hold_id", "version", "begun_at")} == {
         key: before[0][key] for key in ("hold_id", "version", "begun_at")
     }
-    assert (row["moment"], row["tasks"], row["ended_at"]) == (None, [], None)
+    assert (row["at_pause"], row["tasks"], row["ended_at"]) == (None, [], None)

@@ -26,7 +26,7 @@ from redis.exceptions import ResponseError
 from sluicegate.control.embedded import EmbeddedValkey
 from sluicegate.schemas.holds.hold import Hold, Holds
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.scopes import GLOBAL, Claim
+from sluicegate.schemas.scopes import GLOBAL, Subject
 from sluicegate.schemas.snapshots import Snapshot
 from sluicegate.workers.celery_inside.loops import HubLoop
 from sluicegate.workers.celery_inside.prefork import PreforkPool
@@ -104,7 +104,7 @@ class Bench:
         self.hands = Hands(
             self.worker, cell, pool=PreforkPool(self.worker, cell), way_back=RedisWayBack(), loop=self.loop
         )
-        self.gate: Gate[Any] = Gate(self.hands.cell, Claim(), wake=self.hands.wake, on_applied=lambda: None)
+        self.gate: Gate[Any] = Gate(self.hands.cell, Subject(), wake=self.hands.wake, on_applied=lambda: None)
         self.hands.stand_at(self.gate)
         self.version = 0
         self.connect()
@@ -149,7 +149,7 @@ class Bench:
             for n, mode in enumerate(modes)
         )
         state = Holds(version=self.version, active=holds)
-        self.gate.put_in_force(Snapshot(namespace="default", epoch=1, holds=state, beat=1, issued_at=NOW))
+        self.gate.put_in_force(Snapshot(namespace="default", epoch=1, holds=state, publication=1, issued_at=NOW))
 
     def pause(self) -> None:
         self.order(Mode.DRAIN)

@@ -24,7 +24,7 @@ from tests.integration.conftest import make_database
 from tests.integration.world import PAUSE, RESUME, World, check_one_event_per_version, eventually
 
 
-def envelope(world: World, key: Sign, *, epoch: int = 1, version: int, beat: int = 1) -> bytes:
+def envelope(world: World, key: Sign, *, epoch: int = 1, version: int, publication: int = 1) -> bytes:
     """A state with no hold, sealed by `key`."""
     published = world.published()
     assert published is not None
@@ -32,7 +32,7 @@ def envelope(world: World, key: Sign, *, epoch: int = 1, version: int, beat: int
         namespace=world.namespace,
         epoch=epoch,
         holds=Holds(version=version),
-        beat=beat,
+        publication=publication,
         issued_at=published.issued_at,
     )
     return seal(state, key)
@@ -48,24 +48,24 @@ def test_a_change_is_published_before_its_answer(world: World) -> None:
     assert [hold.to_wire() for hold in published.holds.sorted()] == answer["system"]["holds"]
 
 
-def test_every_publication_has_a_higher_beat_and_a_hint(world: World) -> None:
-    """Workers take a beat that advances as proof that somebody read the truth (S4)."""
+def test_every_publication_has_a_higher_publication_and_a_hint(world: World) -> None:
+    """Workers take a publication that advances as proof that somebody read the truth (S4)."""
     plane = world.replica()
     with world.redis.pubsub(ignore_subscribe_messages=True) as hints:
         hints.subscribe(names.hint_channel(world.namespace))
         hints.get_message(timeout=5)
-        beats = []
+        publications = []
         for _ in range(3):
-            plane.publisher.beat()
+            plane.publisher.republish()
             published = world.published()
             assert published is not None
             hint = eventually(lambda: hints.get_message(timeout=0.1))
-            assert json.loads(hint["data"]) == {"epoch": 1, "version": 1, "beat": published.beat}
-            beats.append(published.beat)
-    assert beats == sorted(set(beats))
+            assert json.loads(hint["data"]) == {"epoch": 1, "version": 1, "beat": published.publication}
+            publications.append(published.publication)
+    assert publications == sorted(set(publications))
 
 
-def test_a_change_is_also_told_by_a_control_broadcast_and_a_beat_is_not(world: World) -> None:
+def test_a_change_is_also_told_by_a_control_broadcast_and_a_republication_is_not(world: World) -> None:
     """The second door; it carries no state and no order."""
     plane = world.start()
     eventually(world.published)
@@ -83,7 +83,7 @@ def test_a_change_is_also_told_by_a_control_broadcast_and_a_beat_is_not(world: W
         eventually(lambda: version_told(0.1) == 2)
         first = world.published()
         assert first is not None
-        eventually(lambda: (published := world.published()) and published.beat > first.beat + 3)
+        eventually(lambda: (published := world.published()) and published.publication > first.publication + 3)
         assert [version_told(0.01) for _ in range(20)] == [None] * 20
 
 
@@ -132,7 +132,7 @@ def test_what_is_not_ours_is_overwritten_and_alarmed(
         world.redis.set(world.slot, json.dumps(outer, separators=(",", ":")))
     else:
         world.redis.set(world.slot, forgery)
-    plane.publisher.beat()
+    plane.publisher.republish()
     published = world.published()
     assert published is not None
     assert published.edition == world.edition() == Edition(1, 2)
@@ -154,11 +154,11 @@ def test_a_forgery_does_not_keep_a_change_from_being_published(world: World, tmp
 def test_an_old_state_put_back_is_overwritten_and_alarmed(world: World) -> None:
     """Validly signed once, but older than what this control plane published: a replay, or a lost write."""
     plane = world.replica()
-    plane.publisher.beat()
+    plane.publisher.republish()
     old = world.redis.get(world.slot)
     world.change(plane, **PAUSE)
     world.redis.set(world.slot, old)
-    plane.publisher.beat()
+    plane.publisher.republish()
     published = world.published()
     assert published is not None
     assert published.edition == Edition(1, 2)
@@ -170,7 +170,7 @@ def test_a_wiped_redis_is_filled_again_and_alarmed(world: World) -> None:
     plane = world.replica()
     world.change(plane, **PAUSE)
     world.redis.delete(world.slot)
-    plane.publisher.beat()
+    plane.publisher.republish()
     assert world.published() is not None
     assert plane.publisher.alarms == {"missing": 1}
 
@@ -237,55 +237,55 @@ def test_an_order_stands_where_no_epoch_is_left_to_publish_it(world: World) -> N
 def test_the_loop_alone_finds_a_restored_database(world: World, postgres: EmbeddedPostgres) -> None:
     """Nobody needs to change anything for workers to hear the truth again."""
     plane = world.replica()
-    plane.publisher.beat()
+    plane.publisher.republish()
     backup = restored(world, postgres)
     world.change(plane, **PAUSE)
     met = world.published()
     assert met is not None
     world.database_url = backup
     replica = world.replica()
-    replica.publisher.beat()
+    replica.publisher.republish()
     published = world.published()
     assert published is not None
     assert published.edition == world.edition() == Edition(2, 2)
-    assert published.beat > met.beat
+    assert published.publication > met.publication
 
 
 def test_another_state_at_the_same_edition_counts_as_restored(world: World, postgres: EmbeddedPostgres) -> None:
     """Redis was away when the restored database went on: both know a version 2, and they differ."""
     plane = world.replica()
-    plane.publisher.beat()
+    plane.publisher.republish()
     backup = restored(world, postgres)
     world.change(plane, **PAUSE)
     world.database_url = backup
     offline = world.replica(SLUICEGATE_REDIS_URL="redis://127.0.0.1:1/0")
     assert world.change(offline, action="pause", mode="quiesce", reason="another")["published"] is False
-    world.replica().publisher.beat()
+    world.replica().publisher.republish()
     published = world.published()
     assert published is not None
     assert published.edition == world.edition() == Edition(2, 3)
     assert published.holds.global_mode.word == "quiesce"
 
 
-def test_a_beat_counter_that_was_set_back_is_raised(world: World) -> None:
-    """A restore that lost only beats: workers that wait for one to advance are not left waiting."""
+def test_a_publication_counter_that_was_set_back_is_raised(world: World) -> None:
+    """A restore that lost only publications: workers that wait for one to advance are not left waiting."""
     plane = world.replica()
     for _ in range(20):
-        plane.publisher.beat()
+        plane.publisher.republish()
     before = world.published()
-    world.sql("select setval('snapshot_beats', 3)")
-    plane.publisher.beat()
+    world.sql("select setval('snapshot_publications', 3)")
+    plane.publisher.republish()
     after = world.published()
     assert before is not None
     assert after is not None
-    assert after.beat > before.beat
+    assert after.publication > before.publication
     assert after.edition == before.edition
 
 
 def test_replicas_that_publish_at_once_never_put_an_older_state_over_a_newer(world: World) -> None:
-    """Seen by a reader that reads all the time: (epoch, version, beat) only ever goes up."""
+    """Seen by a reader that reads all the time: (epoch, version, publication) only ever goes up."""
     planes = [world.replica() for _ in range(3)]
-    planes[0].publisher.beat()
+    planes[0].publisher.republish()
     seen: list[tuple[Edition, int]] = []
     done = threading.Event()
 
@@ -293,12 +293,12 @@ def test_replicas_that_publish_at_once_never_put_an_older_state_over_a_newer(wor
         while not done.is_set():
             published = world.published()
             assert published is not None
-            seen.append((published.edition, published.beat))
+            seen.append((published.edition, published.publication))
 
     def publish(plane: ControlPlane) -> None:
         for count in range(15):
             if count % 3:
-                plane.publisher.beat()
+                plane.publisher.republish()
             else:
                 world.change(plane, action="pause", mode="drain", reason=f"{id(plane)} {count}")
 
@@ -351,22 +351,22 @@ def test_a_frozen_redis_delays_an_order_by_seconds_at_most(world: World, valkey:
     eventually(lambda: (published := world.published()) and published.edition == Edition(1, 2))
 
 
-def test_without_the_truth_there_is_no_beat(world: World, postgres: EmbeddedPostgres) -> None:
+def test_without_the_truth_nothing_is_published(world: World, postgres: EmbeddedPostgres) -> None:
     """A control plane that cannot read Postgres must not look alive to workers."""
     plane = world.start()
     eventually(world.published)
     postgres.stop("immediate")
     try:
         with pytest.raises(Unavailable):
-            plane.publisher.beat()
+            plane.publisher.republish()
         with pytest.raises(Unavailable, match="Postgres"):
             world.change(plane, **PAUSE)
         before = world.published()
         with pytest.raises(Unavailable):
-            plane.publisher.beat()
+            plane.publisher.republish()
         assert world.published() == before
     finally:
         postgres.start()
     assert before is not None
-    eventually(lambda: (published := world.published()) and published.beat > before.beat)
+    eventually(lambda: (published := world.published()) and published.publication > before.publication)
     assert eventually(lambda: world.change(plane, **PAUSE))["published"] is True

@@ -93,8 +93,10 @@ def beat(seq: int, is_goodbye: bool) -> Beat:
     )
 
 
-def put(server: EmbeddedValkey, key: Sign, version: int, beat: int) -> None:
-    snapshot = Snapshot(namespace="n", epoch=1, holds=Holds(version=version), beat=beat, issued_at=datetime.now(UTC))
+def put(server: EmbeddedValkey, key: Sign, version: int, publication: int) -> None:
+    snapshot = Snapshot(
+        namespace="n", epoch=1, holds=Holds(version=version), publication=publication, issued_at=datetime.now(UTC)
+    )
     with client_at(server) as client:
         client.set(snapshot_key("n"), seal(snapshot, key))
 

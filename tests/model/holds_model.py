@@ -155,34 +155,35 @@ class Life:
     """One life of a worker. Versions: 0 is none. Times are seconds of one clock.
 
     `reported`: what it said last, over all its lives, that it has applied; `fence`: what it knew of that when it began.
-    `in_force`, `last_beat`, `heard_at`: what it made of what it has read. `is_touch_lost`: its last look was the first
-    for which the control plane had been silent for too long. `saw_nothing`: its last look gave it nothing to believe.
+    `in_force`, `last_publication`, `heard_at`: what it made of what it has read. `is_touch_lost`: its last look was the
+    first for which the control plane had been silent for too long. `saw_nothing`: its last look gave it nothing to
+    believe.
     """
 
     began_at: float
     fence: int = 0
     reported: int = 0
     in_force: int = 0
-    last_beat: int | None = None
+    last_publication: int | None = None
     heard_at: float | None = None
     is_touch_lost: bool = False
     saw_nothing: bool = True
     local: frozenset[str] = frozenset()
 
     def looks(self, found: tuple[int, int] | None, *, is_away: bool, now: float, stale_after_s: float) -> Life:
-        """It looks. `found`: version and beat of what lies there and is truly signed; None: there is no such thing.
+        """It looks. `found`: version and publication of what lies there, truly signed; None: there is no such thing.
 
-        After a look at a Redis that is away the next may be at another, whose beats are no sign of life by themselves.
+        After a look at a Redis that is away the next may be at another, whose numbers are no sign of life.
         """
-        life = replace(self, saw_nothing=True, last_beat=None if is_away else self.last_beat)
+        life = replace(self, saw_nothing=True, last_publication=None if is_away else self.last_publication)
         if found is not None and found[0] >= max(self.fence, self.in_force):
-            version, beat = found
-            has_advanced = self.last_beat is not None and beat > self.last_beat
+            version, publication = found
+            has_advanced = self.last_publication is not None and publication > self.last_publication
             is_newer = version > self.in_force if self.in_force else has_advanced
             life = replace(
                 self,
                 in_force=version if is_newer else self.in_force,
-                last_beat=beat,
+                last_publication=publication,
                 heard_at=now if is_newer or has_advanced else self.heard_at,
                 saw_nothing=False,
             )

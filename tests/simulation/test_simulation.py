@@ -26,7 +26,7 @@ def without_fence(following: Following, snapshot: Snapshot, **rest: Any) -> Foll
     """Takes whatever is signed, older or not."""
     known = following.in_force
     if known is not None and snapshot.edition < known.edition:
-        return replace(following, in_force=snapshot, fence=NOTHING, last_beat=snapshot.beat)
+        return replace(following, in_force=snapshot, fence=NOTHING, last_publication=snapshot.publication)
     return see(replace(following, fence=NOTHING), snapshot, **rest)
 
 

@@ -25,7 +25,7 @@ from uuid import UUID
 from sluicegate.schemas.errors import SnapshotRefused
 from sluicegate.schemas.holds.hold import Hold, Holds
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.scopes import GLOBAL, Claim
+from sluicegate.schemas.scopes import GLOBAL, Subject
 from sluicegate.schemas.snapshots import NOTHING, Edition, Snapshot
 from sluicegate.workers.following import Following, see
 
@@ -35,10 +35,10 @@ ORDERS_UNTIL_MS = 12_000
 HEALED_AT_MS = 12_000
 ENDS_AT_MS = HEALED_AT_MS + 5_000
 BOOT_MS = 3000
-"""Three polls, less some of what L1 grants anyway: a read, another, and one more if no beat lay between."""
+"""Three polls, less some of what L1 grants anyway: a read, another, and one more if no publication lay between."""
 ONE_POLL_MS = int(POLL_MS * (1 + JITTER))
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-CLAIM = Claim()
+SUBJECT = Subject()
 
 See = Callable[..., Following]
 
@@ -94,7 +94,7 @@ class World:
         self._order = itertools.count()
         self._story: list[str] = []
         # The truth.
-        self.epoch, self.version, self.is_paused, self.beat = 1, 1, False, 0
+        self.epoch, self.version, self.is_paused, self.publication = 1, 1, False, 0
         self.is_control_up = True
         # Redis.
         self.slot: Snapshot | None = None
@@ -168,9 +168,11 @@ class World:
         if met is not None and (met.edition > mine[0] or (met.edition == mine[0] and met.holds != mine[1])):
             self.epoch, self.version = met.edition.epoch + 1, self.version + 1
             self.tell(f"met {met.edition}: the database was restored, now {self.edition}")
-        self.beat = max(self.beat, met.beat if met else 0) + 1
+        self.publication = max(self.publication, met.publication if met else 0) + 1
         is_new = self.slot is None or self.is_forged or self.slot.edition != self.edition
-        self.slot = Snapshot(namespace="default", epoch=self.epoch, holds=self._holds(), beat=self.beat, issued_at=NOW)
+        self.slot = Snapshot(
+            namespace="default", epoch=self.epoch, holds=self._holds(), publication=self.publication, issued_at=NOW
+        )
         self.is_forged = False
         self._published.append(self.slot)
         self._published_ms.append(self.now)
@@ -210,7 +212,7 @@ class World:
         if state.edition < worker.highest:
             self.break_(f"S2: w{worker.number} went back from {worker.highest} to {state.edition}")
         worker.highest = state.edition
-        worker.lets_through = state.holds.mode_for(CLAIM) is Mode.RUN
+        worker.lets_through = state.holds.mode_for(SUBJECT) is Mode.RUN
         if worker.is_open:
             if worker.shut is None or state.edition > worker.shut:
                 worker.shut = None
@@ -260,7 +262,7 @@ class World:
             since_ms = max(worker.born_ms + BOOT_MS, worker.cut_until_ms)
             state = worker.following.in_force
             if state is None:
-                # It boots still: that takes a beat that it sees advance, for which Redis must be there.
+                # It boots still: that takes a publication that it sees advance, for which Redis must be there.
                 since_ms = max(since_ms, max(worker.cut_until_ms, self._calm_since) + BOOT_MS)
             is_in_touch = worker.is_up and not worker.is_cut and since_ms < ordered_ms
             if is_in_touch and (state is None or state.edition < edition):
@@ -338,7 +340,7 @@ class World:
         if self._published and not self.is_frozen and not self._is_restore_unmet:
             self.slot, self.is_forged = self.chance.choice(self._published), False
             self._replays += 1
-            self.disturb(f"somebody puts {self.slot.edition}, beat {self.slot.beat}, back")
+            self.disturb(f"somebody puts {self.slot.edition}, publication {self.slot.publication}, back")
             # Whoever can write can also hint.
             self._hint()
 

@@ -57,6 +57,6 @@ snapshots = st.builds(
     namespace=st.just("default"),
     epoch=st.integers(1, MAX_EPOCH),
     holds=hold_sets,
-    beat=st.integers(1, 2**63 - 1),
+    publication=st.integers(1, 2**63 - 1),
     issued_at=moments,
 )

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluicegate.schemas.beats import ForcedTask, RunningTask, WorkerState, YieldedTask
-from sluicegate.schemas.holds.drains import Ending, Fate, Followed, ending_of, follow, moment_of, receipt, settle
+from sluicegate.schemas.holds.drains import Ending, Fate, Followed, conclude, ending_of, fleet_at_pause, follow, receipt
 from sluicegate.schemas.holds.hold import Hold, Then
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.progress import Sighting, WorkerView, measure, view
@@ -193,7 +193,7 @@ def test_the_receipt_counts_by_worker_and_names_what_was_lost() -> None:
         [worker(waiting, yielded=(stop(WORK),)), worker(incarnation="i2", nodename="w2@h")],
     )
     made = receipt(
-        settle(known),
+        conclude(known),
         ["w1@h", "w2@h", "w3@h"],
         version=7,
         ending=Ending.QUIESCED,
@@ -216,12 +216,12 @@ def test_the_receipt_counts_by_worker_and_names_what_was_lost() -> None:
 
 def test_what_nobody_runs_and_nobody_saw_end_is_lost_at_the_end() -> None:
     """Its worker went away together with all that Redis knew of it."""
-    assert fates(settle(after([worker(WORK)], []))) == {"t1": "lost"}
+    assert fates(conclude(after([worker(WORK)], []))) == {"t1": "lost"}
 
 
 def test_the_moment_says_who_ran_what_and_what_waited() -> None:
     """R-C2; a worker that has left is not in it."""
-    made = moment_of(
+    made = fleet_at_pause(
         [worker(WORK, OTHER, reserved=4, enforces=("queue",)), worker(nodename="w2@h", is_goodbye=True)],
         Scope.parse("queue:gpu"),
         {"gpu": 12},
@@ -236,5 +236,5 @@ def test_the_moment_says_who_ran_what_and_what_waited() -> None:
 
 
 def test_a_broker_that_cannot_be_read_is_told_from_an_empty_one() -> None:
-    made = moment_of([worker()], GLOBAL, None, source="broker", now=NOW)
+    made = fleet_at_pause([worker()], GLOBAL, None, source="broker", now=NOW)
     assert (made["queues"], made["source"]) == (None, "unavailable")

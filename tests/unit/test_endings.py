@@ -11,7 +11,7 @@ import pytest
 
 from sluicegate.schemas.holds.hold import ENDING_GRACE_S, Hold, Then
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.scopes import Claim, Scope
+from sluicegate.schemas.scopes import Scope, Subject
 from sluicegate.workers.forced_ends import HARDER_AFTER_S, Endings
 from tests.unit.strategies import NOW
 
@@ -58,7 +58,7 @@ class World:
         monkeypatch.setattr("sluicegate.workers.forced_ends.time.monotonic", lambda: self.now)
         self.pool = Pool(**pool)
         side: Any = self.pool
-        self.endings = Endings(side, lambda request: Claim(queue=request.message.sluicegate_arrival.queue))
+        self.endings = Endings(side, lambda request: Subject(queue=request.message.sluicegate_arrival.queue))
 
     def look(self, holds: list[Hold], *running: Any, after_s: float = 0.0) -> list[str]:
         self.now += after_s

@@ -16,8 +16,10 @@ from tests.unit.test_snapshots import KEY, OTHER
 PACE = Pace(poll_s=1, republish_s=1, stale_after_s=60, is_stale_closed=False, needs_fresh_boot=True)
 
 
-def snapshot(version: int, beat: int, epoch: int = 1) -> Snapshot:
-    return Snapshot(namespace="default", epoch=epoch, holds=Holds(version=version), beat=beat, issued_at=NOW)
+def snapshot(version: int, publication: int, epoch: int = 1) -> Snapshot:
+    return Snapshot(
+        namespace="default", epoch=epoch, holds=Holds(version=version), publication=publication, issued_at=NOW
+    )
 
 
 @pytest.fixture
@@ -42,8 +44,8 @@ def follower(taken: list[Edition]) -> Follower:
 
 
 def test_each_newer_state_is_handed_on_once(follower, taken):
-    for version, beat in [(1, 1), (1, 2), (1, 3), (2, 4), (2, 5), (5, 6)]:
-        follower.observe(seal(snapshot(version, beat), KEY), now=float(beat))
+    for version, publication in [(1, 1), (1, 2), (1, 3), (2, 4), (2, 5), (5, 6)]:
+        follower.observe(seal(snapshot(version, publication), KEY), now=float(publication))
     assert taken == [(1, 1), (1, 2), (1, 5)]
 
 
@@ -55,16 +57,16 @@ def test_a_forged_state_is_refused_counted_and_said_once(follower, taken, caplog
             follower.observe(forged, now=1.0)
     assert follower.refused == {"bad_signature": 5}
     assert len(caplog.records) == 1
-    for beat in (1, 2):
-        follower.observe(seal(snapshot(3, beat), KEY), now=2.0)
+    for publication in (1, 2):
+        follower.observe(seal(snapshot(3, publication), KEY), now=2.0)
     assert taken == [(1, 3)]
 
 
 def test_an_old_state_put_back_is_refused(follower, taken):
     """S2: validly signed, and older than what was applied."""
     old = seal(snapshot(1, 1), KEY)
-    for version, beat in [(1, 1), (1, 2), (2, 3)]:
-        follower.observe(seal(snapshot(version, beat), KEY), now=float(beat))
+    for version, publication in [(1, 1), (1, 2), (2, 3)]:
+        follower.observe(seal(snapshot(version, publication), KEY), now=float(publication))
     follower.observe(old, now=9.0)
     assert taken == [(1, 1), (1, 2)]
     assert follower.refused == {"stale_snapshot": 1}
@@ -91,6 +93,6 @@ def test_junk_at_the_key_is_refused_and_never_raises(follower, taken, junk):
 def test_only_a_hint_of_the_very_edition_in_force_is_no_reason_to_read_at_once(follower, hint, knows):
     """The republisher says it every second; whatever else is said, or cannot be read, means "read again"."""
     assert not follower.knows(hint), "nothing is in force yet"
-    for beat in (1, 2):
-        follower.observe(seal(snapshot(2, beat), KEY), now=float(beat))
+    for publication in (1, 2):
+        follower.observe(seal(snapshot(2, publication), KEY), now=float(publication))
     assert follower.knows(hint) is knows

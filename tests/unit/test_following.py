@@ -16,8 +16,10 @@ from sluicegate.workers.following import Following, lose_touch, see
 ISSUED = datetime(2026, 3, 1, tzinfo=UTC)
 
 
-def snapshot(epoch: int, version: int, beat: int) -> Snapshot:
-    return Snapshot(namespace="default", epoch=epoch, holds=Holds(version=version), beat=beat, issued_at=ISSUED)
+def snapshot(epoch: int, version: int, publication: int) -> Snapshot:
+    return Snapshot(
+        namespace="default", epoch=epoch, holds=Holds(version=version), publication=publication, issued_at=ISSUED
+    )
 
 
 reads = st.lists(st.builds(snapshot, st.integers(1, 3), st.integers(1, 9), st.integers(1, 50)), min_size=1)
@@ -51,19 +53,19 @@ def test_nothing_behind_the_fence_is_ever_taken(states, fence):
     assert following.in_force is None or following.in_force.edition >= fence
 
 
-def test_a_new_incarnation_opens_only_on_a_beat_that_it_saw_advance():
+def test_a_new_incarnation_opens_only_on_a_publication_that_it_saw_advance():
     """S4: a state that merely lies there may have been put back by someone."""
-    following = see(Following(), snapshot(1, 4, beat=10), now=0.0)
-    following = see(following, snapshot(1, 4, beat=10), now=1.0)
-    following = see(following, snapshot(1, 4, beat=9), now=2.0)
+    following = see(Following(), snapshot(1, 4, publication=10), now=0.0)
+    following = see(following, snapshot(1, 4, publication=10), now=1.0)
+    following = see(following, snapshot(1, 4, publication=9), now=2.0)
     assert following.in_force is None
-    following = see(following, snapshot(1, 4, beat=10), now=3.0)
+    following = see(following, snapshot(1, 4, publication=10), now=3.0)
     assert following.in_force is not None
     assert following.fresh_at == 3.0
 
 
 def test_under_the_signed_boot_policy_one_signed_state_is_enough():
-    following = see(Following(), snapshot(1, 4, beat=10), now=0.0, needs_fresh_boot=False)
+    following = see(Following(), snapshot(1, 4, publication=10), now=0.0, needs_fresh_boot=False)
     assert following.in_force is not None
 
 
@@ -82,7 +84,7 @@ def test_a_new_epoch_outranks_any_version():
         see(following, snapshot(1, 401, 13), now=3.0)
 
 
-def test_freshness_ends_with_the_lease_unless_a_beat_advances():
+def test_freshness_ends_with_the_lease_unless_a_publication_advances():
     """S9: a state that is read again and again unchanged is no sign of life."""
     following = see(see(Following(), snapshot(1, 4, 10), now=0.0), snapshot(1, 4, 11), now=1.0)
     for now in (10.0, 30.0, 60.9):
@@ -97,19 +99,19 @@ def test_who_never_read_anything_is_not_fresh():
     assert Following().fence == NOTHING
 
 
-def test_a_beat_that_is_higher_only_in_another_servers_copy_opens_nothing():
+def test_a_publication_that_is_higher_only_in_another_servers_copy_opens_nothing():
     """S4: after a failover the next read may meet a copy that was a little less old than the one before."""
-    following = see(Following(), snapshot(1, 4, beat=10), now=0.0)
-    following = see(lose_touch(following), snapshot(1, 4, beat=12), now=1.0)
+    following = see(Following(), snapshot(1, 4, publication=10), now=0.0)
+    following = see(lose_touch(following), snapshot(1, 4, publication=12), now=1.0)
     assert following.in_force is None
-    following = see(following, snapshot(1, 5, beat=13), now=2.0)
+    following = see(following, snapshot(1, 5, publication=13), now=2.0)
     assert following.in_force is not None
     assert following.in_force.edition == (1, 5)
 
 
 def test_losing_touch_keeps_what_is_in_force_and_what_is_behind_the_fence():
     """S2, S9."""
-    following = see(Following(), snapshot(1, 4, beat=10), now=0.0, needs_fresh_boot=False)
+    following = see(Following(), snapshot(1, 4, publication=10), now=0.0, needs_fresh_boot=False)
     lost = lose_touch(following)
     assert (lost.in_force, lost.fence, lost.fresh_at) == (following.in_force, following.fence, following.fresh_at)
-    assert see(lost, snapshot(1, 5, beat=3), now=1.0).in_force == snapshot(1, 5, beat=3)
+    assert see(lost, snapshot(1, 5, publication=3), now=1.0).in_force == snapshot(1, 5, publication=3)

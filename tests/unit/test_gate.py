@@ -14,7 +14,7 @@ from sluicegate.schemas.beats import WorkerState
 from sluicegate.schemas.holds.hold import Hold, Holds
 from sluicegate.schemas.holds.ramps import Ramp
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.scopes import GLOBAL, Claim, Scope
+from sluicegate.schemas.scopes import GLOBAL, Scope, Subject
 from sluicegate.schemas.snapshots import Edition, Snapshot
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.gate import Gate
@@ -23,7 +23,7 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def make() -> Gate[str]:
-    return Gate(Cell(), Claim(host="h", worker="w1@h"), wake=lambda: None, on_applied=lambda: None)
+    return Gate(Cell(), Subject(host="h", worker="w1@h"), wake=lambda: None, on_applied=lambda: None)
 
 
 def state(version: int, *modes: Mode, scope: Scope = GLOBAL) -> Snapshot:
@@ -32,7 +32,7 @@ def state(version: int, *modes: Mode, scope: Scope = GLOBAL) -> Snapshot:
         for n, mode in enumerate(modes)
     )
     return Snapshot(
-        namespace="default", epoch=1, holds=Holds(version=version, active=holds), beat=version, issued_at=NOW
+        namespace="default", epoch=1, holds=Holds(version=version, active=holds), publication=version, issued_at=NOW
     )
 
 
@@ -201,8 +201,8 @@ def test_a_pause_is_one_line_per_version_and_the_resume_one(caplog):
 def test_a_worker_leaves_a_ramp_in_its_turn_and_by_itself():
     """R-G4: counted from when it heard of it, whatever else is ordered meanwhile."""
     now = [100.0]
-    claim = Claim(host="h", worker="b@h")
-    gate: Gate[str] = Gate(Cell(), claim, wake=lambda: None, on_applied=lambda: None, clock=lambda: now[0])
+    subject = Subject(host="h", worker="b@h")
+    gate: Gate[str] = Gate(Cell(), subject, wake=lambda: None, on_applied=lambda: None, clock=lambda: now[0])
 
     def ramped(version: int, *more: Mode) -> Snapshot:
         plain = state(version, Mode.DRAIN, *more)
@@ -233,7 +233,7 @@ def test_a_worker_leaves_a_ramp_in_its_turn_and_by_itself():
 
 
 def test_the_first_of_a_ramp_opens_at_once():
-    gate = Gate[str](Cell(), Claim(host="h", worker="a@h"), wake=lambda: None, on_applied=lambda: None)
+    gate = Gate[str](Cell(), Subject(host="h", worker="a@h"), wake=lambda: None, on_applied=lambda: None)
     plain = state(2, Mode.DRAIN)
     ramp = Ramp(rate="1/s", span_s=3.0, order=("a@h", "b@h", "c@h"))
     holds = frozenset(replace(hold, ramp=ramp) for hold in plain.holds.active)

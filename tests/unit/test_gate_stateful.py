@@ -28,7 +28,7 @@ from redis.exceptions import ConnectionError as RedisAway
 
 from sluicegate.schemas.holds.hold import Hold, Holds
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.scopes import Claim, Scope
+from sluicegate.schemas.scopes import Scope, Subject
 from sluicegate.schemas.snapshots import NOTHING, Edition, Snapshot, seal
 from sluicegate.workers import follower as follower_module
 from sluicegate.workers.cell import Cell, pack
@@ -77,7 +77,7 @@ class Worker(RuleBasedStateMachine):
         """A worker that has obeyed some orders already; with none it has not even read anything."""
         self.now = 0.0
         self.orders = Orders()
-        self.beat = 0
+        self.publication = 0
         self.slot: Any = Slot()
         self.is_stale_closed = is_stale_closed
         self.signed: dict[bytes, tuple[int, int]] = {}
@@ -97,13 +97,13 @@ class Worker(RuleBasedStateMachine):
 
     def boot(self) -> None:
         self.memory = Memory(self.state_dir, NAMESPACE, "w1@h")
-        claim = Claim(host="h", worker="w1@h", labels={"gpu": "a100"})
+        subject = Subject(host="h", worker="w1@h", labels={"gpu": "a100"})
         self.gate: Gate[tuple[str, str]] = Gate(
             Cell(),
-            claim,
+            subject,
             wake=lambda: None,
             on_applied=lambda: None,
-            claim_of=lambda start: replace(claim, queue=start[0], task=start[1]),
+            subject_of=lambda start: replace(subject, queue=start[0], task=start[1]),
             clock=lambda: self.now,
         )
         self.follower = Follower(
@@ -161,14 +161,14 @@ class Worker(RuleBasedStateMachine):
 
     @rule(at=ANY)
     def publish_older(self, at: int) -> None:
-        """A control plane that was left behind publishes what it knows, with a beat that goes on."""
+        """A control plane that was left behind publishes what it knows, with a number that goes on."""
         self.put(self.sealed(1 + at % self.orders.version))
 
     def sealed(self, version: int) -> bytes:
-        self.beat += 1
-        snapshot = snapshot_of(self.orders.editions[version - 1], version, self.beat)
+        self.publication += 1
+        snapshot = snapshot_of(self.orders.editions[version - 1], version, self.publication)
         envelope = seal(snapshot, KEY)
-        self.signed[envelope] = (version, self.beat)
+        self.signed[envelope] = (version, self.publication)
         self.archive.append(envelope)
         return envelope
 
@@ -185,7 +185,7 @@ class Worker(RuleBasedStateMachine):
 
     @rule(how=st.sampled_from(["another key", "a changed byte", "another's signature", "no envelope"]), at=ANY)
     def forge_and_look(self, how: str, at: int) -> None:
-        forged = snapshot_of(frozenset(), self.orders.version + 1 + at, self.beat + 1 + at)
+        forged = snapshot_of(frozenset(), self.orders.version + 1 + at, self.publication + 1 + at)
         if how == "another key":
             self.put(seal(forged, OTHER))
         elif how == "another's signature":
@@ -233,7 +233,7 @@ class Worker(RuleBasedStateMachine):
         assert version >= after.in_force, f"L1: {version} is in force after a look, {after.in_force} must be"
 
     @rule(at=ANY, crashes=st.integers(0, 2))
-    def look_at_two_old_beats(self, at: int, crashes: int) -> None:
+    def look_at_two_old_publications(self, at: int, crashes: int) -> None:
         """All that a worker which boots asks for, and perhaps still older than what it applied in another life."""
         for _ in range(crashes):
             self.crash_and_come_back(beats=True)
@@ -316,7 +316,7 @@ class _Pretender:
         return OTHER.sign(payload)
 
 
-def snapshot_of(rows: frozenset[Row], version: int, beat: int) -> Snapshot:
+def snapshot_of(rows: frozenset[Row], version: int, publication: int) -> Snapshot:
     holds = [
         Hold(
             id=uuid5(UUID(int=0), str(row.key)),
@@ -332,7 +332,7 @@ def snapshot_of(rows: frozenset[Row], version: int, beat: int) -> Snapshot:
         namespace=NAMESPACE,
         epoch=1,
         holds=Holds(version=version, active=frozenset(holds)),
-        beat=beat,
+        publication=publication,
         issued_at=NOW,
     )
 
@@ -374,7 +374,7 @@ def takes_what_differs(patch: pytest.MonkeyPatch, machine: type[Worker]) -> None
     def credulous(following: Following, snapshot: Snapshot, **rest: Any) -> Following:
         known = following.in_force
         if known is not None and snapshot.edition != known.edition:
-            return replace(following, in_force=snapshot, fence=snapshot.edition, last_beat=snapshot.beat)
+            return replace(following, in_force=snapshot, fence=snapshot.edition, last_publication=snapshot.publication)
         return see(following, snapshot, **rest)
 
     patch.setattr(follower_module, "see", credulous)
@@ -395,7 +395,7 @@ def boots_on_what_lies_there(patch: pytest.MonkeyPatch, machine: type[Worker]) -
     patch.setattr(machine, "needs_fresh_boot", False)
 
 
-def beats_of_two_servers_are_compared(patch: pytest.MonkeyPatch, machine: type[Worker]) -> None:
+def publications_of_two_servers_are_compared(patch: pytest.MonkeyPatch, machine: type[Worker]) -> None:
     patch.setattr(follower_module, "lose_touch", lambda following: following)
 
 
@@ -473,7 +473,7 @@ def deaf_after_the_first_state(patch: pytest.MonkeyPatch, machine: type[Worker])
         (takes_what_differs, "S2:"),
         (open_at_boot, "S4:"),
         (boots_on_what_lies_there, "S4:"),
-        (beats_of_two_servers_are_compared, "S[49]:"),
+        (publications_of_two_servers_are_compared, "S[49]:"),
         (no_signature_check, "S3:"),
         (forgets, "S[124]:"),
         (remembers_what_it_says_while_it_boots, "S[124]:"),

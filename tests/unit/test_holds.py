@@ -15,7 +15,7 @@ from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.holds.hold import Cause, Hold, HoldKey, Holds, Then, check_reason
 from sluicegate.schemas.holds.transitions import ChangeKind, escalate, expire, place, release
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.scopes import GLOBAL, Claim
+from sluicegate.schemas.scopes import GLOBAL, Subject
 from tests.unit.strategies import NOW, hold_sets, holds, scopes
 
 
@@ -173,9 +173,9 @@ def test_the_example_of_composition_in_the_requirements():
 
 @given(hold_sets, scopes)
 def test_the_effective_mode_is_the_strongest_that_matches(state, scope):
-    claim = Claim(host=scope.name)
-    matching = [hold.mode for hold in state.active if hold.scope.matches(claim)]
-    assert state.mode_for(claim) == max(matching, default=Mode.RUN)
+    subject = Subject(host=scope.name)
+    matching = [hold.mode for hold in state.active if hold.scope.matches(subject)]
+    assert state.mode_for(subject) == max(matching, default=Mode.RUN)
 
 
 @given(holds)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.scopes import GLOBAL, Claim, Scope
+from sluicegate.schemas.scopes import GLOBAL, Scope, Subject
 from tests.unit.strategies import scopes
 
-CLAIM = Claim(queue="gpu", host="rack7", worker="w1@rack7", task="app.train", labels={"gpu": "h100", "rack": "7"})
+SUBJECT = Subject(queue="gpu", host="rack7", worker="w1@rack7", task="app.train", labels={"gpu": "h100", "rack": "7"})
 
 
 def test_modes_are_ordered_so_that_max_composes_them():
@@ -52,12 +52,12 @@ def test_a_scope_has_one_spelling(scope):
     ],
 )
 def test_each_kind_matches_its_own_part_of_a_claim(text, matches):
-    assert Scope.parse(text).matches(CLAIM) is matches
+    assert Scope.parse(text).matches(SUBJECT) is matches
 
 
 @given(scopes)
 def test_a_claim_that_says_nothing_is_within_global_alone(scope):
-    assert scope.matches(Claim()) is (scope == GLOBAL)
+    assert scope.matches(Subject()) is (scope == GLOBAL)
 
 
 @pytest.mark.parametrize(

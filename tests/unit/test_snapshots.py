@@ -90,7 +90,7 @@ def test_a_snapshot_of_another_namespace_is_refused(snapshot):
         {"version": 1 << 44},
         {"version": True},
         {"version": "7"},
-        {"beat": 0},
+        {"publication": 0},
         {"v": 2},
         {"holds": {}},
         {"holds": [{}]},
@@ -105,7 +105,7 @@ def test_even_a_trusted_key_cannot_make_a_worker_take_nonsense(change):
         "namespace": "default",
         "epoch": 1,
         "version": 1,
-        "beat": 1,
+        "publication": 1,
         "issuedAt": "2026-03-01T12:00:00Z",
         "holds": [],
     }

@@ -10,7 +10,7 @@ from typing import Any
 from celery.worker import state as worker_state
 
 from sluicegate.schemas.beats import RunningTask
-from sluicegate.schemas.scopes import Claim
+from sluicegate.schemas.scopes import Subject
 from sluicegate.workers.celery_inside.redis_debts import (
     Arrival,
 )
@@ -20,7 +20,7 @@ SCHEDULED: Any = getattr(worker_state, "scheduled_requests", None)
 """Requests that wait for their ETA; Celery keeps this set since 5.7."""
 
 
-def claim_of(request: Any, worker: Claim) -> Claim:
+def subject_of(request: Any, worker: Subject) -> Subject:
     """What starting this request is to a scope, on a worker that is `worker`."""
     return replace(worker, queue=queue_of(request), task=request.type)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sluicegate.control.cli.render.state_lines import moment
+from sluicegate.control.cli.render.state_lines import stamp
 from sluicegate.control.cli.spans import spell
 from sluicegate.schemas.api.bodies import DrainBody, FollowedBody, HoldAnswer, HoldBody, MomentBody
 
@@ -14,24 +14,24 @@ TASK_HEAD = ("WORKER", "TASK", "ID", "QUEUE", "STARTED", "FATE")
 
 def headline(hold: HoldBody) -> str:
     """What holds, since when, by whom and why; and who released it."""
-    line = f"{hold.scope} {hold.mode} ({hold.cause}) — by {hold.actor} since {moment(hold.created_at)}: {hold.reason}"
+    line = f"{hold.scope} {hold.mode} ({hold.cause}) — by {hold.actor} since {stamp(hold.created_at)}: {hold.reason}"
     if hold.released_at is None:
         return line
-    return f"{line}; released by {hold.released_by} at {moment(hold.released_at)}: {hold.released_reason}"
+    return f"{line}; released by {hold.released_by} at {stamp(hold.released_at)}: {hold.released_reason}"
 
 
 def queues(then: MomentBody) -> str:
     """What waited, queue by queue."""
     if then.queues is None:
-        return f"at {moment(then.at)} the broker could not be read: what waited is not known"
+        return f"at {stamp(then.at)} the broker could not be read: what waited is not known"
     waited = ", ".join(f"{queue.name} {queue.ready}" for queue in then.queues)
-    return f"at {moment(then.at)} there waited: {waited or 'nothing'}"
+    return f"at {stamp(then.at)} there waited: {waited or 'nothing'}"
 
 
 def then_rows(then: MomentBody) -> list[Sequence[object]]:
     """The rows under THEN_HEAD."""
     return [
-        (worker.nodename, worker.state, len(worker.running), worker.reserved, moment(worker.seen_at))
+        (worker.nodename, worker.state, len(worker.running), worker.reserved, stamp(worker.seen_at))
         for worker in then.workers
     ]
 
@@ -44,7 +44,7 @@ def task_rows(tasks: Sequence[FollowedBody]) -> list[Sequence[object]]:
             task.name,
             task.id,
             task.queue or "-",
-            moment(task.started_at),
+            stamp(task.started_at),
             "waiting at a checkpoint" if task.waiting and task.fate == "running" else _fate(task),
         )
         for task in sorted(tasks, key=lambda task: (task.fate != "running", task.nodename, task.name, task.id))

@@ -20,7 +20,7 @@ HOLD_HEAD = ("SCOPE", "CAUSE", "MODE", "BY", "SINCE", "EXPIRES", "REASON")
 _LAGGARDS_FIRST = (WorkerState.UNKNOWN, WorkerState.PAUSING, WorkerState.RUNNING, WorkerState.PAUSED)
 
 
-def moment(time: datetime | None) -> str:
+def stamp(time: datetime | None) -> str:
     """A time as tables show it: UTC, to the second; `-` for none."""
     return "-" if time is None else time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
@@ -37,7 +37,7 @@ def headline(system: SystemBody) -> str:
     if system.requested_by_user_id is None:
         causes = ", ".join(sorted({hold.cause for hold in system.holds if hold.scope == "global"}))
         return f"{held} — by {causes}"
-    return f"{held} — by {system.requested_by_user_id} since {moment(system.requested_at)}: {system.reason}"
+    return f"{held} — by {system.requested_by_user_id} since {stamp(system.requested_at)}: {system.reason}"
 
 
 def scope_line(system: SystemBody, scope: Scope) -> str:
@@ -48,7 +48,7 @@ def scope_line(system: SystemBody, scope: Scope) -> str:
         return held + headline(system)
     hold = next((hold for hold in here if hold.cause == "manual"), here[0])
     mode = max(Mode.of_hold(hold.mode) for hold in here).word
-    since = f"by {hold.actor} since {moment(hold.created_at)}: {hold.reason}"
+    since = f"by {hold.actor} since {stamp(hold.created_at)}: {hold.reason}"
     if (ramp := _ramp_of(system, scope)) is not None:
         return f"REOPENING {scope} {ramp} — version {system.version}"
     return f"HELD {scope} {mode} — version {system.version} — {since}"
@@ -59,7 +59,7 @@ def _ramp_of(system: SystemBody, scope: Scope) -> str | None:
     here = [hold for hold in system.holds if hold.scope == str(scope)]
     if len(here) != 1 or here[0].ramp is None:
         return None
-    return f"{here[0].ramp['rate']} until {moment(here[0].expires_at)}"
+    return f"{here[0].ramp['rate']} until {stamp(here[0].expires_at)}"
 
 
 def measures(metrics: MetricsBody, *, is_paused: bool) -> str:
@@ -81,7 +81,7 @@ def outcome(answer: ChangeAnswer, scope: Scope) -> Iterator[str]:
     yield scope_line(answer.system, scope) + (" (unchanged: it was so before)" if answer.outcome == "noop" else "")
     for hold in answer.system.holds:
         if hold.scope == str(scope) and hold.cause == "manual" and hold.deadline and not hold.escalated_at:
-            yield f"deadline {moment(hold.deadline)}: then {hold.then}, if work is left"
+            yield f"deadline {stamp(hold.deadline)}: then {hold.then}, if work is left"
     if answer.remaining:
         yield f"still held by: {', '.join(answer.remaining)}"
     for warning in answer.warnings:
@@ -98,8 +98,8 @@ def hold_rows(holds: Iterable[HoldBody]) -> list[Sequence[object]]:
             f"{hold.cause}:{hold.source}" if hold.source else hold.cause,
             hold.mode,
             hold.actor,
-            moment(hold.created_at),
-            moment(hold.expires_at),
+            stamp(hold.created_at),
+            stamp(hold.expires_at),
             hold.reason,
         )
         for hold in holds
@@ -117,7 +117,7 @@ def worker_rows(workers: Iterable[WorkerBody]) -> list[Sequence[object]]:
             len(worker.running),
             worker.reserved,
             worker.pool or "-",
-            moment(worker.last_seen_at),
+            stamp(worker.last_seen_at),
         )
         for worker in sorted(workers, key=_urgency)
     ]
@@ -137,7 +137,7 @@ def warnings(workers: Iterable[WorkerBody]) -> Iterator[str]:
     for worker in workers:
         if worker.state == WorkerState.UNKNOWN:
             yield (
-                f"warning: {worker.nodename} has been silent since {moment(worker.last_seen_at)}: it may be running "
+                f"warning: {worker.nodename} has been silent since {stamp(worker.last_seen_at)}: it may be running "
                 f"anything (`sluicegate workers forget {worker.nodename}` once it is known to be dead)"
             )
         elif worker.stale and worker.state != WorkerState.GONE:

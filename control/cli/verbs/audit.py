@@ -179,8 +179,8 @@ def _moment(text: str | None, field: str) -> str | None:
 
 def _row(event: Event) -> Sequence[object]:
     """The cells under AUDIT_HEAD."""
-    from sluicegate.control.cli.render.state_lines import moment
+    from sluicegate.control.cli.render.state_lines import stamp
 
     where = (event.version, event.scope, event.mode, event.reason)
     dashed = ("-" if value is None else value for value in where)
-    return (event.id, moment(event.created_at), event.actor, event.action, event.outcome, *dashed)
+    return (event.id, stamp(event.created_at), event.actor, event.action, event.outcome, *dashed)

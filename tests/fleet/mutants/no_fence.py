@@ -14,7 +14,7 @@ def see(following: Following, snapshot: Snapshot, *, now: float, needs_fresh_boo
     known = following.in_force
     is_same = known is not None and known.edition == snapshot.edition
     in_force = known if is_same else snapshot
-    return replace(following, in_force=in_force, last_beat=snapshot.beat, fresh_at=now)
+    return replace(following, in_force=in_force, last_publication=snapshot.publication, fresh_at=now)
 
 
 follower.see = see  # type: ignore[attr-defined]
