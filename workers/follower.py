@@ -21,11 +21,11 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
+from sluicegate.schemas.adapters.redis_client import asks_sentinels, let_go
 from sluicegate.schemas.errors import SnapshotRefused
 from sluicegate.schemas.names import hint_channel, snapshot_key
 from sluicegate.schemas.snapshots import Edition, Snapshot, Verify, unseal
 from sluicegate.workers.following import Following, lose_touch, see
-from sluicegate.workers.redis_link import asks_sentinels, let_go
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from redis import Redis
 from redis.exceptions import RedisError
 
+from sluicegate.schemas.adapters.redis_client import let_go
 from sluicegate.schemas.beats import Beat
 from sluicegate.schemas.names import beat_key, beats_key
 from sluicegate.workers.memory import Memory
-from sluicegate.workers.redis_link import let_go
 
 log = logging.getLogger(__name__)
 

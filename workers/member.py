@@ -14,6 +14,8 @@ from typing import Any
 from celery import signals
 
 from sluicegate.schemas import settings
+from sluicegate.schemas.adapters.redis_client import connect, refuse_cluster
+from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
 from sluicegate.schemas.beats import Beat
 from sluicegate.schemas.errors import InvalidSetting
 from sluicegate.schemas.names import host_of
@@ -32,10 +34,8 @@ from sluicegate.workers.gate import Gate
 from sluicegate.workers.hands import Hands
 from sluicegate.workers.heart import Heart
 from sluicegate.workers.memory import Memory
-from sluicegate.workers.redis_link import connect, refuse_cluster
 from sluicegate.workers.scoped_table import Table
 from sluicegate.workers.station import Station
-from sluicegate.workers.trust import TrustedKeys
 
 log = logging.getLogger(__name__)
 

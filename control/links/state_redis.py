@@ -12,18 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
-from redis.sentinel import Sentinel
 
 from sluicegate.schemas import names
+from sluicegate.schemas.adapters.redis_client import connect, refuse_cluster
 from sluicegate.schemas.errors import InvalidSetting, Unavailable
-from sluicegate.schemas.redis_urls import Place, Sentinels, refuse_other_kinds
-
-TIMEOUT_S = 1.0
-"""For connecting and for each answer. redis-py's default retries would block for over 45 s (FAULTS.md)."""
+from sluicegate.schemas.redis_urls import Place
 
 MAX_ENVELOPE_BYTES = 1 << 20
 """More than this cannot be ours: it is overwritten without being read."""
@@ -81,6 +75,7 @@ class Bus:
             self._client: Any = connect(place)
         except (ValueError, TypeError):
             raise InvalidSetting("SLUICEGATE_REDIS_URL", "is not a URL such as redis://HOST:PORT/0") from None
+        self._place = place
         self._namespace = namespace
         self._snapshot_key = names.snapshot_key(namespace)
         self._read = self._client.register_script(_READ)
@@ -88,7 +83,7 @@ class Bus:
 
     def refuse_cluster(self) -> None:
         """Raises InvalidSetting where a Redis Cluster answers; one that does not answer is not refused."""
-        refuse_cluster(self._client, "SLUICEGATE_REDIS_URL")
+        refuse_cluster(self._place, "SLUICEGATE_REDIS_URL")
 
     def ping(self) -> None:
         """Does it answer?"""
@@ -143,38 +138,3 @@ class Bus:
 def _moment(score: float, now: float) -> datetime:
     """A score from the future, or none at all, is somebody's lie: it may not keep a worker alive for ever."""
     return datetime.fromtimestamp(score if math.isfinite(score) and 0 <= score <= now else 0, UTC)
-
-
-def connect(place: Place) -> Redis:
-    """A client that gives up after TIMEOUT_S; asking all of several sentinels takes no longer either."""
-    if not isinstance(place, Sentinels):
-        return Redis.from_url(place, **_patience(TIMEOUT_S))
-    untyped: Any = Sentinel
-    sentinel = untyped(
-        list(place.addresses),
-        sentinel_kwargs=_patience(TIMEOUT_S / len(place.addresses)),
-        db=place.database,
-        username=place.username,
-        password=place.password,
-        **_patience(TIMEOUT_S),
-    )
-    client: Redis = sentinel.master_for(place.master_name)
-    return client
-
-
-def _patience(timeout_s: float) -> dict[str, Any]:
-    return {
-        "socket_timeout": timeout_s,
-        "socket_connect_timeout": timeout_s,
-        "socket_keepalive": True,
-        "retry": Retry(NoBackoff(), 0),
-    }
-
-
-def refuse_cluster(client: Any, setting_name: str) -> None:
-    """Raises InvalidSetting where a Redis Cluster answers."""
-    try:
-        refuse_other_kinds(client.execute_command("HELLO"), setting_name)
-    except (RedisError, OSError):
-        # Away, or older than HELLO, or it wants no such question: what it is shows when it is used.
-        return

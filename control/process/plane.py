@@ -20,7 +20,7 @@ from sluicegate.control.holds.namespaces import clock
 from sluicegate.control.http.app import Parts, build
 from sluicegate.control.links.broadcast import SecondDoor
 from sluicegate.control.links.broker import Broker
-from sluicegate.control.links.state_redis import Bus, connect, refuse_cluster
+from sluicegate.control.links.state_redis import Bus
 from sluicegate.control.pausing import idempotency
 from sluicegate.control.pausing.change import Pausing
 from sluicegate.control.pausing.drains import Draining
@@ -29,6 +29,8 @@ from sluicegate.control.publishing import signing_key
 from sluicegate.control.publishing.publisher import Publisher
 from sluicegate.control.store.database import Database
 from sluicegate.schemas import settings
+from sluicegate.schemas.adapters.redis_client import refuse_cluster
+from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
 from sluicegate.schemas.errors import InvalidSetting, NotMigrated, Unavailable
 from sluicegate.schemas.public_keys import parse_public_keys
 from sluicegate.schemas.redis_urls import place_of
@@ -74,7 +76,7 @@ class ControlPlane:
             bus=self.bus,
             namespace=namespace,
             key=key,
-            trusted=signing_key.TrustedKeys(trusted),
+            trusted=TrustedKeys(trusted),
             on_change=self._door.knock,
         )
         self.fleet = Fleet(
@@ -196,8 +198,8 @@ class ControlPlane:
         self.bus.refuse_cluster()
         if isinstance(self._broker_place, str) and self._broker_place.startswith(("redis://", "rediss://")):
             # kombu takes URLs that redis-py does not.
-            with suppress(ValueError, TypeError), connect(self._broker_place) as client:
-                refuse_cluster(client, settings.BROKER_URL.name)
+            with suppress(ValueError, TypeError):
+                refuse_cluster(self._broker_place, settings.BROKER_URL.name)
 
     def _clean(self) -> None:
         with self.database.transaction() as connection:

@@ -1,14 +1,13 @@
-"""The Ed25519 keys: the private one that signs the state, and the public ones that are trusted (RFC 8032)."""
+"""The Ed25519 key that signs the state (RFC 8032): made, read, and used by the control plane alone."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -39,24 +38,6 @@ class SigningKey:
     def sign(self, payload: bytes) -> bytes:
         """The 64 bytes of the signature over `payload`."""
         return self._private.sign(payload)
-
-
-class TrustedKeys:
-    """Public keys, raw bytes by kid. Implements `schemas.snapshots.Verify`."""
-
-    def __init__(self, raw: Mapping[str, bytes]) -> None:
-        self._keys = {kid: Ed25519PublicKey.from_public_bytes(key) for kid, key in raw.items()}
-
-    def verify(self, kid: str, payload: bytes, signature: bytes) -> bool:
-        """Did the trusted key `kid` make this signature? False for an unknown key."""
-        key = self._keys.get(kid)
-        if key is None:
-            return False
-        try:
-            key.verify(signature, payload)
-        except InvalidSignature:
-            return False
-        return True
 
 
 def create(path: Path) -> str:

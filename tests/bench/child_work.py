@@ -11,9 +11,9 @@ from typing import Any
 from celery import Task
 
 from sluicegate import checkpoint
+from sluicegate.schemas.adapters.redis_client import connect
 from sluicegate.schemas.settings import REDIS_URL
 from sluicegate.workers.checkpoints import Station
-from sluicegate.workers.redis_link import connect
 from tests.bench.timing import each_ns, rounds_ns
 from tests.fleet.app import RECORDS, app
 from tests.fleet.records import Event, Record, Writer, microseconds

@@ -22,6 +22,8 @@ from collections import defaultdict, deque
 from typing import Any
 from urllib.parse import urlsplit
 
+from sluicegate.schemas.adapters.redis_client import connect
+from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
 from sluicegate.schemas.names import hint_channel, snapshot_key
 from sluicegate.schemas.public_keys import parse_public_keys
 from sluicegate.schemas.scopes import Subject
@@ -29,8 +31,6 @@ from sluicegate.schemas.snapshots import NOTHING, Snapshot
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.follower import Follower, Pace
 from sluicegate.workers.gate import Gate
-from sluicegate.workers.redis_link import connect
-from sluicegate.workers.trust import TrustedKeys
 
 WITHIN_S = 60.0
 

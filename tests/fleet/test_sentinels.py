@@ -13,14 +13,14 @@ import redis
 
 from sluicegate.control.client import Client
 from sluicegate.control.process.stack import Stack
+from sluicegate.schemas.adapters.redis_client import TIMEOUT_S, connect
+from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
 from sluicegate.schemas.names import snapshot_key
 from sluicegate.schemas.public_keys import parse_public_keys
 from sluicegate.schemas.redis_urls import place_of
 from sluicegate.schemas.settings import BROKER_URL, NAMESPACE, PUBLIC_KEYS, REDIS_MASTER_NAME, REDIS_URL, TOKEN
 from sluicegate.schemas.snapshots import NOTHING, unseal
 from sluicegate.workers.follower import JITTER, Follower, Pace
-from sluicegate.workers.redis_link import TIMEOUT_S, connect
-from sluicegate.workers.trust import TrustedKeys
 from tests.fleet.harness import Fleet
 from tests.fleet.sentinels import BROKER_DATABASE, MASTER_NAME, STATE_DATABASE, Watched
 from tests.fleet.waiting import until

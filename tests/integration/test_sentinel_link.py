@@ -18,20 +18,20 @@ import pytest
 from redis import Redis
 
 from sluicegate.control.embedded import EmbeddedValkey
-from sluicegate.control.links import state_redis as control_bus
+from sluicegate.control.links import state_redis
 from sluicegate.control.links.state_redis import Bus
 from sluicegate.control.publishing import signing_key
+from sluicegate.schemas.adapters import redis_client
+from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
 from sluicegate.schemas.beats import Beat, WorkerState
 from sluicegate.schemas.errors import InvalidSetting, Unavailable
 from sluicegate.schemas.holds.hold import Holds
 from sluicegate.schemas.names import beat_key, snapshot_key
 from sluicegate.schemas.redis_urls import Sentinels
 from sluicegate.schemas.snapshots import NOTHING, Edition, Sign, Snapshot, seal
-from sluicegate.workers import redis_link
 from sluicegate.workers.follower import Follower, Pace
 from sluicegate.workers.heart import Heart
 from sluicegate.workers.memory import Memory
-from sluicegate.workers.trust import TrustedKeys
 from tests.integration.world import World, eventually
 
 PLACE = Sentinels(addresses=(("127.0.0.1", 1),), master_name="m")
@@ -112,7 +112,7 @@ def test_l2_a_follower_leaves_a_master_that_answers_and_that_nobody_writes_to_an
         namespace="n",
         keys=TrustedKeys({key.kid: key.public_bytes}),
         pace=PACE,
-        connect=lambda: named.point(redis_link.connect(PLACE)),
+        connect=lambda: named.point(redis_client.connect(PLACE)),
         fence=NOTHING,
         on_state=lambda state: taken.append(state.edition),
         on_stale=lambda reason: None,
@@ -144,12 +144,12 @@ def test_a_heart_and_a_bus_leave_a_master_that_was_demoted_under_them(
         namespace="n",
         nodename="w@h",
         interval_s=0.1,
-        connect=lambda: named.point(redis_link.connect(PLACE)),
+        connect=lambda: named.point(redis_client.connect(PLACE)),
         compose=beat,
         memory=Memory(tmp_path, "n", "w@h"),
     )
-    connect = control_bus.connect
-    monkeypatch.setattr(control_bus, "connect", lambda place: named.point(connect(place)))
+    connect = redis_client.connect
+    monkeypatch.setattr(state_redis, "connect", lambda place: named.point(connect(place)))
     bus = Bus(PLACE, "n")
     heart.start()
     try:
@@ -189,10 +189,10 @@ def test_a_control_plane_refuses_a_redis_cluster_at_its_start(
 def test_a_worker_refuses_a_redis_cluster_and_no_other_server(cluster: EmbeddedValkey, valkey: EmbeddedValkey) -> None:
     """One that is away is not refused: a worker starts all the same, and is shut."""
     with pytest.raises(InvalidSetting, match="Redis Cluster") as caught:
-        redis_link.refuse_cluster(cluster.url, "SLUICEGATE_REDIS_URL")
+        redis_client.refuse_cluster(cluster.url, "SLUICEGATE_REDIS_URL")
     assert caught.value.field == "SLUICEGATE_REDIS_URL"
-    redis_link.refuse_cluster(valkey.url, "SLUICEGATE_REDIS_URL")
-    redis_link.refuse_cluster("redis://127.0.0.1:1/0", "SLUICEGATE_REDIS_URL")
+    redis_client.refuse_cluster(valkey.url, "SLUICEGATE_REDIS_URL")
+    redis_client.refuse_cluster("redis://127.0.0.1:1/0", "SLUICEGATE_REDIS_URL")
 
 
 def test_asking_sentinels_that_are_all_silent_takes_about_a_second(pair: tuple[EmbeddedValkey, EmbeddedValkey]) -> None:
@@ -202,5 +202,5 @@ def test_asking_sentinels_that_are_all_silent_takes_about_a_second(pair: tuple[E
     addresses = tuple(("127.0.0.1", port_of(server)) for server in pair)
     began = time.monotonic()
     with pytest.raises(Exception, match="No master found"):
-        redis_link.connect(Sentinels(addresses=addresses, master_name="m")).get("x")
+        redis_client.connect(Sentinels(addresses=addresses, master_name="m")).get("x")
     assert 0.9 < time.monotonic() - began < 2.5

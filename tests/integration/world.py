@@ -19,6 +19,7 @@ from sluicegate.control.process.plane import ControlPlane
 from sluicegate.control.publishing import signing_key
 from sluicegate.control.store.connection import parse_url
 from sluicegate.schemas import names
+from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
 from sluicegate.schemas.api.bodies import PauseRequest
 from sluicegate.schemas.beats import Beat, WorkerState
 from sluicegate.schemas.snapshots import Edition, Snapshot, unseal
@@ -136,9 +137,7 @@ class World:
         """What workers see; None where nothing is there."""
         key = signing_key.load(self.key_file)
         raw = self.redis.get(self.slot)
-        return (
-            None if raw is None else unseal(raw, signing_key.TrustedKeys({key.kid: key.public_bytes}), self.namespace)
-        )
+        return None if raw is None else unseal(raw, TrustedKeys({key.kid: key.public_bytes}), self.namespace)
 
     def beat(self, nodename: str, *, age_s: float = 0.0, **fields: Any) -> Beat:
         """Leaves a heartbeat in Redis as a worker does; `age_s` seconds ago."""

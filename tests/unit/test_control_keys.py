@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from sluicegate.control.publishing import signing_key
+from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
 from sluicegate.schemas.errors import InvalidInput, InvalidSetting, Refused
 from sluicegate.schemas.public_keys import kid_of, parse_public_keys
 
@@ -40,7 +41,7 @@ def test_a_signature_holds_for_its_bytes_and_its_key_alone(tmp_path: Path) -> No
     for name in "ab":
         signing_key.create(tmp_path / name)
     a, b = signing_key.load(tmp_path / "a"), signing_key.load(tmp_path / "b")
-    trusted = signing_key.TrustedKeys({a.kid: a.public_bytes, b.kid: b.public_bytes})
+    trusted = TrustedKeys({a.kid: a.public_bytes, b.kid: b.public_bytes})
     signature = a.sign(b"state")
     assert trusted.verify(a.kid, b"state", signature)
     assert not trusted.verify(a.kid, b"State", signature)

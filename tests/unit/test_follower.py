@@ -6,10 +6,10 @@ import logging
 
 import pytest
 
+from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
 from sluicegate.schemas.holds.hold import Holds
 from sluicegate.schemas.snapshots import NOTHING, Edition, Snapshot, seal
 from sluicegate.workers.follower import Follower, Pace
-from sluicegate.workers.trust import TrustedKeys
 from tests.unit.strategies import NOW
 from tests.unit.test_snapshots import KEY, OTHER
 

@@ -26,6 +26,7 @@ from hypothesis.stateful import (
 )
 from redis.exceptions import ConnectionError as RedisAway
 
+from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
 from sluicegate.schemas.holds.hold import Hold, Holds
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import Scope, Subject
@@ -36,7 +37,6 @@ from sluicegate.workers.follower import Follower, Pace
 from sluicegate.workers.following import Following, see
 from sluicegate.workers.gate import Gate
 from sluicegate.workers.memory import Memory
-from sluicegate.workers.trust import TrustedKeys
 from tests.model.holds_model import DRAIN, QUIESCE, Life, Orders, Row
 from tests.unit.strategies import NOW
 from tests.unit.test_snapshots import KEY, OTHER

@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
 from sluicegate.schemas.errors import BadSignature, InvalidSetting, MalformedSnapshot, SnapshotRefused
 from sluicegate.schemas.public_keys import format_public_key, kid_of, parse_public_keys
 from sluicegate.schemas.snapshots import seal, unseal
-from sluicegate.workers.trust import TrustedKeys
 from tests.unit.strategies import snapshots
 
 

@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from sluicegate.schemas.adapters.redis_client import connect
 from sluicegate.schemas.settings import REDIS_URL
 from sluicegate.workers.gate import Gate
-from sluicegate.workers.redis_link import connect
 from tests.fleet.app import app
 
 pass_through = Gate.pass_through

@@ -1,4 +1,4 @@
-"""Which keys a worker trusts. It holds public keys only: it can check a state, never make one."""
+"""Which keys are trusted. Public keys only: they can check a state, never make one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 
 class TrustedKeys:
-    """Ed25519 public keys by kid; several at once, so that keys can be rotated. Implements `schemas.Verify`."""
+    """Ed25519 public keys by kid; several at once, so that keys can be rotated: a `schemas.snapshots.Verify`."""
 
     def __init__(self, raw_keys: Mapping[str, bytes]) -> None:
         self._keys = {kid: Ed25519PublicKey.from_public_bytes(raw) for kid, raw in raw_keys.items()}

@@ -1,4 +1,4 @@
-"""The worker's own connections to the Redis that carries the state.
+"""Clients of the Redis that carries the state, for both halves.
 
 Never the broker's connection, and never redis-py's defaults: with those, one read in a silent partition was
 seen to block for over 45 seconds.
