@@ -8,17 +8,15 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Literal, Self
 
-from sluicegate.control.embedded.ports import LOOPBACK, free_port
+from sluicegate.control.embedded.ports import LOOPBACK
 from sluicegate.control.embedded.postgres_binaries import find_binaries, nobody
-from sluicegate.control.embedded.process import Account, EmbeddedServerError, ServerProcess
+from sluicegate.control.embedded.process import Account, EmbeddedServerError, ServerProcess, start_on_a_port
 
 _START_WITHIN_S = 60.0  # crash recovery included
 _STOP_WITHIN_S = 60.0  # its last checkpoint included
-_PORTS_TO_TRY = 5
 _STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
 
@@ -70,18 +68,12 @@ class EmbeddedPostgres:
         if not (self.data_dir / "PG_VERSION").exists():
             self._make_cluster(binaries)
         _forget_stale_lock(self.data_dir)
-        for tries_left in reversed(range(1 if self._port else _PORTS_TO_TRY)):
-            port = self._port or free_port()
-            self._server = self._spawn(binaries, port)
-            try:
-                self._server.wait_until(partial(_is_ready, self.data_dir, self._server.pid), _START_WITHIN_S)
-            except EmbeddedServerError:
-                if tries_left and not self._server.is_running and "already in use" in self._server.output:
-                    continue  # another process took the port between our look and the server's bind
-                self.stop("immediate")
-                raise
-            self._port = port
-            return
+        self._server, self._port = start_on_a_port(
+            lambda port: self._spawn(binaries, port),
+            lambda port, server: _is_ready(self.data_dir, server.pid),
+            _START_WITHIN_S,
+            wanted=self._port,
+        )
 
     def stop(self, mode: Literal["fast", "smart", "immediate"] = "fast") -> None:
         """End it: `fast` cuts its clients off, `smart` waits for them, `immediate` leaves it to recover."""

@@ -12,12 +12,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from sluicegate.control.embedded.ports import free_port, is_free
 from sluicegate.schemas.errors import Unavailable
 
 _LEASH = Path(__file__).with_name("leash.py")
 _LOOK_EVERY_S = 0.005
+_PORTS_TO_TRY = 5
 
 _Child = subprocess.Popen[bytes]
 _Start = Callable[[], _Child]
@@ -137,6 +140,35 @@ class ServerProcess:
             lines[-1],
         )
         return f"{cause.strip()} (see {self.log})"
+
+
+def start_on_a_port(
+    spawn: Callable[[int], ServerProcess],
+    is_ready: Callable[[int, ServerProcess], bool],
+    within_s: float,
+    *,
+    wanted: int | None = None,
+    is_fixed: bool = True,
+) -> tuple[ServerProcess, int]:
+    """A server that is ready, and its port: `wanted`, else a free one.
+
+    Another process may take a port between our look and the server's bind: then the next free one is tried, and
+    `wanted` is given up where it is not `is_fixed`. Whatever fails, nothing is left running. Raises
+    `EmbeddedServerError`.
+    """
+    for tries_left in reversed(range(1 if wanted and is_fixed else _PORTS_TO_TRY)):
+        port, wanted = wanted or free_port(), None
+        server = spawn(port)
+        try:
+            server.wait_until(partial(is_ready, port, server), within_s)
+        except BaseException as error:
+            was_taken = not server.is_running and not is_free(port)
+            server.stop(server.death_signal)
+            if isinstance(error, EmbeddedServerError) and was_taken and tries_left:
+                continue
+            raise
+        return server, port
+    raise AssertionError("the last try returns or raises")
 
 
 class _Spawner:

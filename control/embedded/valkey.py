@@ -10,16 +10,14 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Self
 
-from sluicegate.control.embedded.ports import LOOPBACK, free_port
-from sluicegate.control.embedded.process import EmbeddedServerError, ServerProcess
+from sluicegate.control.embedded.ports import LOOPBACK
+from sluicegate.control.embedded.process import EmbeddedServerError, ServerProcess, start_on_a_port
 
 _START_WITHIN_S = 20.0
 _LOCK_WITHIN_S = 1.0
-_PORTS_TO_TRY = 5
 
 
 class EmbeddedValkey:
@@ -59,18 +57,12 @@ class EmbeddedValkey:
             return
         program = find_server()
         self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for tries_left in reversed(range(1 if self._port else _PORTS_TO_TRY)):
-            port = self._port or free_port()
-            self._server = self._spawn(program, port)
-            try:
-                self._server.wait_until(partial(_is_ready, port, self._server.pid), _START_WITHIN_S)
-            except EmbeddedServerError:
-                if tries_left and not self._server.is_running and "in use" in self._server.output:
-                    continue  # another process took the port between our look and the server's bind
-                self.kill()
-                raise
-            self._port = port
-            return
+        self._server, self._port = start_on_a_port(
+            lambda port: self._spawn(program, port),
+            lambda port, server: _is_ready(port, server.pid),
+            _START_WITHIN_S,
+            wanted=self._port,
+        )
 
     def stop(self) -> None:
         """End it in order, frozen or not; its data are on disk then."""

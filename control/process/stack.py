@@ -34,8 +34,8 @@ import httpx
 
 from sluicegate.control.access import tokens
 from sluicegate.control.embedded import EmbeddedPostgres, EmbeddedServerError, EmbeddedValkey
-from sluicegate.control.embedded.ports import LOOPBACK, free_port, is_free
-from sluicegate.control.embedded.process import ServerProcess
+from sluicegate.control.embedded.ports import LOOPBACK, is_free
+from sluicegate.control.embedded.process import ServerProcess, start_on_a_port
 from sluicegate.control.publishing import signing_key
 from sluicegate.control.store import grants, migrate
 from sluicegate.control.store.database import Database
@@ -44,7 +44,6 @@ from sluicegate.schemas.errors import InvalidSetting, NotFound, Refused
 
 _READY_WITHIN_S = 30.0
 _LOOK_EVERY_S = 0.02
-_CONTROL_STARTS = 3
 _FOR_WORKERS_TOO = frozenset(setting.name for setting in settings.ALL if settings.WORKER in setting.readers)
 BROKER_DATABASE = 1
 CONTROL_ROLE = "sluicegate_control"
@@ -156,25 +155,23 @@ class Stack:
         """Start the control plane and return once it is ready. Nothing happens where it runs already."""
         if self._control and self._control.is_running:
             return
-        for tries_left in reversed(range(_CONTROL_STARTS)):
-            self._port = self._port or free_port()
-            # By SIGKILL where we are killed: it keeps nothing that is not in Postgres.
-            self._control = ServerProcess(
-                [sys.executable, "-P", "-m", "sluicegate.control.cli", "serve"],
-                self.control_log,
-                signal.SIGKILL,
-                environ=self._child_environ(),
-            )
-            try:
-                self._control.wait_until(self._is_ready, _READY_WITHIN_S)
-            except EmbeddedServerError:
-                taken = not self._control.is_running and not is_free(self._port)
-                self._control.stop(signal.SIGKILL)
-                if taken and tries_left:
-                    self._port = None  # another process took the port between our look and the server's bind
-                    continue
-                raise
-            return
+        self._control, self._port = start_on_a_port(
+            self._spawn_control,
+            lambda port, server: self._is_ready(),
+            _READY_WITHIN_S,
+            wanted=self._port,
+            is_fixed=False,
+        )
+
+    def _spawn_control(self, port: int) -> ServerProcess:
+        self._port = port
+        # By SIGKILL where we are killed: it keeps nothing that is not in Postgres.
+        return ServerProcess(
+            [sys.executable, "-P", "-m", "sluicegate.control.cli", "serve"],
+            self.control_log,
+            signal.SIGKILL,
+            environ=self._child_environ(),
+        )
 
     def stop_control(self) -> None:
         """Stop the control plane in order."""

@@ -177,13 +177,10 @@ def test_a_port_taken_between_the_look_and_the_bind_is_no_matter(
     place: Path, cache: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = int(cache.url.rpartition(":")[2].partition("/")[0])
-    for module, server in (
-        ("valkey", EmbeddedValkey(place / "vk2")),
-        ("postgres", EmbeddedPostgres(place / "pg", durable=False)),
-    ):
+    for server in (EmbeddedValkey(place / "vk2"), EmbeddedPostgres(place / "pg", durable=False)):
         offers = iter([taken, ports.free_port()])
         with monkeypatch.context() as patch:
-            patch.setattr(f"sluicegate.control.embedded.{module}.free_port", lambda offers=offers: next(offers))
+            patch.setattr("sluicegate.control.embedded.process.free_port", lambda offers=offers: next(offers))
             with server:
                 assert str(taken) not in server.url
 
