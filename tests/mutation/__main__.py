@@ -32,6 +32,9 @@ STAGES: dict[str, tuple[list[str], float]] = {
     "fleet": (["-n", "4", "-m", "not long", "tests/fleet", "tests/faults"], 1800.0),
 }
 
+_NOT_OF_THE_TESTS = (4, 5)
+"""pytest's exit codes for bad usage and for no test at all: no fault was caught then."""
+
 
 def main() -> int:
     """Runs what the arguments say; the exit code."""
@@ -107,13 +110,15 @@ def _copy_with(fault: Fault) -> Iterator[Path]:
 def _failure(tree: Path, selection: list[str], within_s: float) -> str | None:
     # The copy stands before the editable install on the path, in every process that the tests start.
     environ = os.environ | {"PYTHONPATH": f"{tree / 'src'}{os.pathsep}{tree}", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", *selection]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-o", "cache_dir=.pytest_cache", "--no-header", *selection]
     try:
         done = subprocess.run(command, cwd=tree, env=environ, capture_output=True, text=True, timeout=within_s)
     except subprocess.TimeoutExpired:
         return f"no end within {within_s:g} s"
     if done.returncode == 0:
         return None
+    if done.returncode in _NOT_OF_THE_TESTS:
+        raise SystemExit(f"pytest itself failed (exit {done.returncode}): {done.stdout}{done.stderr}")
     lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     return lines[0] if lines else f"exit {done.returncode}: {(done.stdout + done.stderr).strip()[-200:]}"
 
