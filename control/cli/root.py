@@ -10,6 +10,7 @@ from sluicegate.control.cli.verb import Noun, reported
 from sluicegate.control.cli.verbs import audit, change, servers, show
 from sluicegate.control.cli.verbs.acl import acl
 from sluicegate.control.cli.verbs.up import up
+from sluicegate.schemas.version import VERSION
 
 EXAMPLES = (
     ". .sluicegate/env                          # SLUICEGATE_URL and SLUICEGATE_TOKEN: where, and as whom",
@@ -22,13 +23,7 @@ EXAMPLES = (
 def _print_version(ctx: click.Context, option: click.Parameter, is_asked: bool) -> None:
     if not is_asked or ctx.resilient_parsing:
         return
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        number = version("sluicegate")
-    except PackageNotFoundError:
-        number = "of a source tree, not installed"
-    click.echo(f"sluicegate {number}")
+    click.echo(f"sluicegate {VERSION}")
     ctx.exit()
 
 

