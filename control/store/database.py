@@ -27,7 +27,7 @@ _PG_CONNECTION = {
     "tcp_user_timeout": 5000,
 }
 
-# Durable whatever the server's default: with it off, acknowledged versions were lost in a crash (FAULTS.md).
+# Durable whatever the server's default: with it off, orders that were answered were lost when Postgres was killed.
 _BEGIN = text(
     "select set_config('synchronous_commit', 'on', true), set_config('timezone', 'UTC', true),"
     f" set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true),"

@@ -110,7 +110,7 @@ def _answer(client: Any, command: list[str]) -> str | None:
 
 
 def test_a_worker_under_the_acl_obeys_and_its_passwords_are_good_for_nothing_else(stack: Stack, admin: Any) -> None:
-    """FAULTS.md's security 3: pauses and resumes with nothing denied; then every command that would hurt is."""
+    """docs/security.md: pauses and resumes with nothing denied; then every command that would hurt is."""
     namespace = stack.environ[NAMESPACE.name]
     state_url = sign_in(stack.environ[REDIS_URL.name], redis_acl.WORKER)
     broker_url = sign_in(stack.environ[BROKER_URL.name], redis_acl.BROKER)

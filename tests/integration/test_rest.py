@@ -33,7 +33,7 @@ def error_of(answer: httpx.Response) -> dict[str, Any]:
     return error
 
 
-def test_the_state_has_exactly_the_shape_of_the_requirement(world: World) -> None:
+def test_the_state_has_exactly_the_promised_shape(world: World) -> None:
     """R-A6: camelCase, UTC with microseconds, the newest five events."""
     world.beat(
         "celery@a", running=(RunningTask(id="t", name="app.work"),)

@@ -1,4 +1,4 @@
-"""Transitions and composition of holds (R-A2, R-A5, R-A8, R-G1), against what the requirements say."""
+"""Transitions and composition of holds (R-A2, R-A5, R-A8, R-G1), against docs/promises.md."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_deadline_comes_at_its_instant_and_not_before():
     assert escalate(unheard, now=NOW).is_noop, "a step of a later version"
 
 
-def test_the_example_of_composition_in_the_requirements():
+def test_holds_of_several_causes_come_and_go_alone():
     """R-G1: capacity, manual quiesce, budget; capacity clears; resume; midnight."""
     state = Holds(version=1)
     for number, (cause, mode) in enumerate(
