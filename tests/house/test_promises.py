@@ -15,10 +15,10 @@ ROW = re.compile(r"^\| ([SL]\d|R-[A-Z]\d+) \|", re.MULTILINE)
 ID = re.compile(r"(?<![\w-])(?:[SL][1-9]|R-[A-Z]\d+)(?![\w-])")
 IN_NAME = re.compile(r"\bdef test_((?:[sl]\d_)+)")
 
-PAGE = re.compile(r"[\w./-]*\w\.md\b(?!\.)")
+PAGE = re.compile(r"(?<![\w./-])(?![\w./]*NNNN)[\w./-]*\w\.md\b(?!\.)")
 DECISION = re.compile(r"\bdecisions?[/ ](\d{4})\b")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-PLACE = re.compile(r"`((?:workers|control|schemas|migrations|tests|docs|src|\.ci)/[\w./-]*)(?:::(\w+))?`")
+PLACE = re.compile(r"`(?![^`]*NNNN)((?:workers|control|schemas|migrations|tests|docs|src|\.ci)/[\w./-]*)(?:::(\w+))?`")
 
 NOT_OURS = {"requirements.lock", ".ci/floor.lock", "docs/benchmarks.svg", "LICENSE"}
 """Hashes, digits of a picture, somebody else's text."""
