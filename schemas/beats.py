@@ -52,7 +52,6 @@ class RunningTask:
     queue: str | None = None
 
     def to_wire(self) -> dict[str, Any]:
-        """As JSON, with camelCase keys."""
         return {
             "id": self.id,
             "name": self.name,
@@ -82,7 +81,6 @@ class YieldedTask:
     at: datetime
 
     def to_wire(self) -> dict[str, Any]:
-        """As JSON, with camelCase keys."""
         return self.task.to_wire() | {"yieldedAt": to_wire(self.at)}
 
     @classmethod
@@ -107,7 +105,6 @@ class ForcedTask:
     how: str
 
     def to_wire(self) -> dict[str, Any]:
-        """As JSON, with camelCase keys."""
         return self.task.to_wire() | {"forcedAt": to_wire(self.at), "how": str(self.how)}
 
     @classmethod
@@ -152,7 +149,6 @@ class Beat:
     forced: tuple[ForcedTask, ...] = ()
 
     def to_wire(self) -> dict[str, Any]:
-        """As JSON, with camelCase keys."""
         return {
             "v": BEAT_PROTOCOL,
             "nodename": self.nodename,

@@ -78,7 +78,7 @@ class NotAllowed(SluicegateError):
 
 
 class NotFound(SluicegateError):
-    """Nothing has that name."""
+    """No hold, worker or token has the name that was asked for; nothing was changed."""
 
     code = "not_found"
     http_status = 404

@@ -58,7 +58,7 @@ class WorkerView:
 
     @property
     def beat(self) -> Beat:
-        """What it said last."""
+        """Its newest heartbeat, however old: `state` says whether that still counts."""
         return self.sighting.beat
 
     @property
@@ -96,7 +96,7 @@ class WorkerView:
         return tuple(task for task in self.beat.running if is_of(task, scope))
 
     def to_wire(self) -> dict[str, Any]:
-        """One element of `GET /api/workers`."""
+        """One element of `GET /api/workers`; times in UTC, editions as their numbers."""
         beat = self.beat
         return {
             "nodename": beat.nodename,
@@ -138,7 +138,7 @@ class Metrics:
     is_quiesced: bool = False
 
     def to_wire(self) -> dict[str, Any]:
-        """The `metrics` object of R-A6."""
+        """The `metrics` object of R-A6; `queued` is null where the broker's depth could not be read."""
         return {
             "queued": self.queued,
             "running": self.running,

@@ -32,7 +32,7 @@ class Runtime:
         return max(self.recent_s, default=None)
 
     def with_runs(self, runs_s: Iterable[float]) -> Runtime:
-        """The same after more runs."""
+        """What is known after more runs, in seconds and oldest first; the oldest beyond RECENT are let go of."""
         more = tuple(runs_s)
         return Runtime(name=self.name, count=self.count + len(more), recent_s=(*self.recent_s, *more)[-RECENT:])
 

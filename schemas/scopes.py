@@ -14,7 +14,7 @@ _SHAPES = "global, queue:NAME, host:NAME, worker:NODENAME, task:NAME or label:KE
 
 
 class ScopeKind(StrEnum):
-    """The six kinds of scope."""
+    """What a scope names; the word before its colon, and in `Beat.enforces`."""
 
     GLOBAL = "global"
     QUEUE = "queue"
@@ -74,7 +74,7 @@ class Scope:
         return f"{self.kind}:{self.name}" if self.name else str(self.kind)
 
     def matches(self, subject: Subject) -> bool:
-        """Is `subject` within this scope?"""
+        """Is `subject` within this scope? A field that it does not tell is within none but `global`."""
         match self.kind:
             case ScopeKind.GLOBAL:
                 return True

@@ -46,16 +46,16 @@ class Sign(Protocol):
 
     @property
     def kid(self) -> str:
-        """The name of the key."""
+        """Which key it is, as envelopes name it (`public_keys.kid_of`)."""
         ...
 
     def sign(self, payload: bytes) -> bytes:
-        """The signature over `payload`."""
+        """The 64 bytes of an Ed25519 signature over exactly these bytes."""
         ...
 
 
 class Verify(Protocol):
-    """What holds trusted public keys."""
+    """What holds the public keys that are trusted: it can check a state, and make none."""
 
     def verify(self, kid: str, payload: bytes, signature: bytes) -> bool:
         """Did the trusted key `kid` make this signature over these bytes? False for an unknown key."""
@@ -74,11 +74,11 @@ class Snapshot:
 
     @property
     def edition(self) -> Edition:
-        """The pair that orders snapshots."""
+        """(epoch, version): which of two snapshots is the newer, however often each was published."""
         return Edition(self.epoch, self.holds.version)
 
     def to_payload(self) -> bytes:
-        """The bytes that are signed."""
+        """The JSON that is signed, as UTF-8. Every call gives the same bytes: holds are sorted."""
         body = {
             "v": PROTOCOL,
             "namespace": self.namespace,
@@ -92,7 +92,7 @@ class Snapshot:
 
 
 def seal(snapshot: Snapshot, key: Sign) -> bytes:
-    """The envelope's bytes."""
+    """The envelope with `snapshot` in it, signed by `key`, in the one spelling that `unseal` takes."""
     payload = snapshot.to_payload()
     return _envelope(key.kid, payload, key.sign(payload))
 

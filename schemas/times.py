@@ -8,14 +8,14 @@ from sluicegate.schemas.errors import InvalidInput
 
 
 def to_wire(moment: datetime) -> str:
-    """`2026-01-31T09:30:00.000000Z`; `moment` must be aware."""
+    """`2026-01-31T09:30:00.000000Z` for this instant, whatever its zone; raises ValueError where it has none."""
     if moment.tzinfo is None:
         raise ValueError("a time without a zone cannot go on the wire")
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def to_wire_or_none(moment: datetime | None) -> str | None:
-    """As `to_wire`; None stays None."""
+    """As `to_wire`, for what may not have happened yet: None stays None."""
     return None if moment is None else to_wire(moment)
 
 
@@ -36,5 +36,5 @@ def from_wire(text: object, field: str) -> datetime:
 
 
 def from_wire_or_none(text: object, field: str) -> datetime | None:
-    """As `from_wire`; None stays None."""
+    """As `from_wire`, for what may be left out: None stays None. Raises InvalidInput."""
     return None if text is None else from_wire(text, field)

@@ -75,7 +75,7 @@ class Slot:
     waits: bool = False
 
     def runs_task(self, task_id: str) -> bool:
-        """Does `task_id` run there now?"""
+        """Does `task_id` run there now? One in four billion other tasks would be taken for it (`mark_of`)."""
         return self.runs and self.mark == mark_of(task_id)
 
 
@@ -109,12 +109,12 @@ class Cell:
 
     @property
     def is_open(self) -> bool:
-        """May something start?"""
+        """May anything start that no scoped hold is about (`has_scoped`)? One read, from any process."""
         return not self.words[0] & HOLDING
 
     @property
     def mode(self) -> Mode:
-        """The mode in force."""
+        """The mode in force for every task of this worker; a scoped hold may be stricter for some."""
         return Mode(self.words[0] & _MODE)
 
     @property
@@ -129,7 +129,7 @@ class Cell:
 
     @property
     def edition(self) -> Edition:
-        """The (epoch, version) in force."""
+        """The edition in force; acknowledged is what the gate says, and that may come later."""
         word = self.words[0]
         return Edition((word >> _EPOCH_SHIFT) & _EPOCH_MASK, word >> _VERSION_SHIFT)
 

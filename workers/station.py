@@ -84,7 +84,7 @@ class Station:
                 self.rest(0.5)
 
     def drop_cursor(self, task_id: str) -> None:
-        """The task is over."""
+        """The task has ended and needs no cursor. Never raises: where Redis is away, the cursor expires by itself."""
         try:
             self._cursors.drop(task_id)
         except (RedisError, OSError) as error:

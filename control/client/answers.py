@@ -87,6 +87,6 @@ def _is_of(task: RunningBody, scope: Scope) -> bool:
 
 
 class WorkersAnswer(Answer):
-    """`GET /api/workers`."""
+    """`GET /api/workers`: every worker, and when it was last heard of."""
 
     workers: list[WorkerBody]

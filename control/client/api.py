@@ -77,7 +77,6 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
         self._http.close()
 
     def read(self, scope: str = "global") -> Reply[PauseAnswer]:
@@ -132,7 +131,7 @@ class Client:
         return self._get(f"/api/holds/{quote(hold_id, safe='')}", HoldAnswer)
 
     def workers(self) -> Reply[WorkersAnswer]:
-        """Every worker that is known."""
+        """Every worker that is known, silent ones included; who said goodbye is listed for a while."""
         return self._get("/api/workers", WorkersAnswer)
 
     def forget(self, nodename: str, *, reason: str) -> dict[str, Any]:

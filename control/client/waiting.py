@@ -27,7 +27,7 @@ SILENCE_S = 5.0
 
 
 class Outcome(StrEnum):
-    """How a wait stands."""
+    """How a wait stands; every one but WAITING ends it. The word is what `--json` says."""
 
     WAITING = "waiting"
     DRAINED = "drained"

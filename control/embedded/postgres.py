@@ -55,7 +55,7 @@ class EmbeddedPostgres:
 
     @property
     def pid(self) -> int:
-        """Of the running postmaster."""
+        """The postmaster's process id; raises EmbeddedServerError where none runs."""
         if not (self._server and self._server.is_running):
             raise EmbeddedServerError("Postgres is not running")
         return self._server.pid

@@ -48,7 +48,7 @@ class EmbeddedValkey:
 
     @property
     def pid(self) -> int:
-        """Of the running server."""
+        """The server's process id; raises EmbeddedServerError where none runs."""
         return self._running().pid
 
     def start(self) -> None:

@@ -38,7 +38,7 @@ class SecondDoor:
         self._thread = threading.Thread(target=self._run, name="sluicegate-door", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread."""
+        """Starts the thread; the broker may be away, now and later."""
         self._thread.start()
 
     def stop(self) -> None:

@@ -18,7 +18,7 @@ class Outage:
 
     @property
     def is_on(self) -> bool:
-        """Did the last attempt fail?"""
+        """Did the last attempt fail? False before the first."""
         return self._is_on
 
     def begin(self, error: BaseException) -> None:

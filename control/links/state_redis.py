@@ -86,12 +86,12 @@ class Bus:
         refuse_cluster(self._place, "SLUICEGATE_REDIS_URL")
 
     def ping(self) -> None:
-        """Does it answer?"""
+        """Raises Unavailable where it does not answer within TIMEOUT_S."""
         with self._translated():
             self._client.ping()
 
     def read_slot(self) -> Slot:
-        """What workers would find now."""
+        """What workers would find now, not judged in any way. Raises Unavailable."""
         with self._translated():
             kind, content = self._read(keys=[self._snapshot_key])
         return Slot(kind.decode(), content)
@@ -131,7 +131,6 @@ class Bus:
             raise Unavailable(f"Redis: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
 
     def close(self) -> None:
-        """Closes every connection."""
         self._client.close()
 
 

@@ -110,7 +110,6 @@ class Database:
             pass
 
     def close(self) -> None:
-        """Closes every pooled connection."""
         self._engine.dispose()
 
     def _check(self, connection: Connection) -> None:

@@ -26,7 +26,7 @@ from sluicegate.schemas.times import from_wire_or_none, to_wire, to_wire_or_none
 
 
 class Fate(StrEnum):
-    """What became of a task."""
+    """What became of a task that ran when its hold was placed. Only RUNNING is not final."""
 
     RUNNING = "running"
     FINISHED = "finished"
@@ -71,7 +71,7 @@ class Followed:
         return self.fate is Fate.RUNNING and self.task.is_waiting
 
     def to_wire(self) -> dict[str, Any]:
-        """As JSON, with camelCase keys."""
+        """As it is stored with its drain, and as `GET /api/holds/ID` has it; camelCase keys."""
         return {
             "nodename": self.nodename,
             "incarnation": self.incarnation,
@@ -82,7 +82,7 @@ class Followed:
 
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `to_wire`."""
+        """The inverse of `to_wire`; raises KeyError, TypeError or ValueError for what it did not write."""
         return cls(
             nodename=data["nodename"],
             incarnation=data["incarnation"],

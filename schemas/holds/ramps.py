@@ -63,7 +63,7 @@ class Ramp:
         return self.span_s * int.from_bytes(blake2b(nodename.encode(), digest_size=4).digest(), "big") / 2**32
 
     def to_wire(self) -> dict[str, Any]:
-        """As JSON, with camelCase keys."""
+        """As a hold carries it in a snapshot; camelCase keys, the span in seconds."""
         return {"rate": self.rate, "spanS": self.span_s, "order": list(self.order)}
 
     @classmethod

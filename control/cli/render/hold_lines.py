@@ -21,7 +21,7 @@ def headline(hold: HoldBody) -> str:
 
 
 def queues(then: MomentBody) -> str:
-    """What waited, queue by queue."""
+    """`at TIME there waited: celery 3, mail 1`; another line where the broker could not be read."""
     if then.queues is None:
         return f"at {stamp(then.at)} the broker could not be read: what waited is not known"
     waited = ", ".join(f"{queue.name} {queue.ready}" for queue in then.queues)
@@ -29,7 +29,7 @@ def queues(then: MomentBody) -> str:
 
 
 def then_rows(then: MomentBody) -> list[Sequence[object]]:
-    """The rows under THEN_HEAD."""
+    """The rows under THEN_HEAD: each worker as it stood when the hold was placed."""
     return [
         (worker.nodename, worker.state, len(worker.running), worker.reserved, stamp(worker.seen_at))
         for worker in then.workers

@@ -28,7 +28,7 @@ def lines(seen: PreviewAnswer) -> Iterator[str]:
 
 
 def worker_rows(seen: PreviewAnswer) -> list[Sequence[object]]:
-    """The rows under WORKER_HEAD."""
+    """The rows under WORKER_HEAD: each worker that the hold would touch."""
     return [(worker.nodename, worker.state, len(worker.running), worker.reserved) for worker in seen.workers]
 
 

@@ -91,7 +91,7 @@ def outcome(answer: ChangeAnswer, scope: Scope) -> Iterator[str]:
 
 
 def hold_rows(holds: Iterable[HoldBody]) -> list[Sequence[object]]:
-    """The rows under HOLD_HEAD."""
+    """The rows under HOLD_HEAD: each active hold, in the order of the answer."""
     return [
         (
             hold.scope,

@@ -32,7 +32,7 @@ def note(line: str) -> None:
 
 
 def say_json(body: Any) -> None:
-    """One JSON value, on stdout."""
+    """Prints one JSON value on stdout, indented for who reads it; nothing else goes there with `--json`."""
     click.echo(json.dumps(body, indent=2, ensure_ascii=False))
 
 
