@@ -2,7 +2,7 @@
 
 A hold whose deadline has come (`Hold.ends_tasks`) first lets its tasks come to a checkpoint, for `ENDING_GRACE_S` from
 when this worker heard of it: clocks of two hosts are not compared. Then those that still run are ended by the pool, and
-those that must go back are given to the way back once their run is over, never before: another worker may start them.
+those that must go back are owed to the way back once their run is over, never before: another worker may start them.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ from sluicegate.workers.ports import Loop, PoolSide, WayBack
 
 log = logging.getLogger(__name__)
 
-_SETTLE_S = 0.001
-_SETTLE_AT_MOST_S = 0.05
+_BARRIER_LOOK_S = 0.001
+_BARRIER_LOOK_AT_MOST_S = 0.05
 _FRESH_EVERY_S = 1.0
 _SWEEP_EVERY_S = 5.0
 _RETRY_S = 0.1
@@ -71,7 +71,7 @@ class Hands:
         self._failures = 0
         self._last_failure = ""
         self._is_closing = False
-        self._last_settling = threading.Lock()
+        self._last_hand_back = threading.Lock()
 
     def stand_at(self, gate: Gate[Any]) -> None:
         """Have every start go through `gate` from here on; called once, before the pool starts."""
@@ -90,7 +90,7 @@ class Hands:
         self._last_yields[request.id] = YieldedTask(task=task, at=datetime.now(UTC))
         self._yielded.append(request)
         if self._is_closing:
-            self._settle_last()
+            self._hand_back_last()
         else:
             self.wake()
 
@@ -133,25 +133,25 @@ class Hands:
                 self.way_back.finish()
             except Exception as error:
                 log.error("sluicegate: what was under way at the stop could not be read (%s)", error)
-        self._settle_last()
+        self._hand_back_last()
 
-    def _settle_last(self) -> None:
+    def _hand_back_last(self) -> None:
         """Hand back what yields while the worker stops; in whichever thread hears of it, since no loop runs."""
         give_up = time.monotonic() + _LAST_TRIES_S
-        with self._last_settling:
-            settle = self.way_back.settle
+        with self._last_hand_back:
+            hand_back = self.way_back.hand_back
             while True:
                 try:
                     self._owe_yielded()
                     if self.way_back.count_owed():
-                        settle()
+                        hand_back()
                     return
                 except Exception as error:
                     if time.monotonic() > give_up:
                         log.error("sluicegate: handing back failed at the stop (%s): the broker must do it", error)
                         return
                     # The consumer's connection is gone, and may be why the worker stops.
-                    settle = self.way_back.settle_apart
+                    hand_back = self.way_back.hand_back_apart
                     time.sleep(_RETRY_S)
 
     def register(self, hub: Any) -> None:
@@ -193,13 +193,13 @@ class Hands:
             self._owe_held()
             self._owe_yielded()
             self._end_overdue(standing)
-            self.way_back.settle()
+            self.way_back.hand_back()
             self._keep_fresh()
             if standing.is_open:
                 self._sweep_aside(standing)
                 self.pool.go_on()
                 self._start_consuming(standing)
-            is_done = self._is_settled(standing)
+            is_done = self._is_past_barrier(standing)
         except Exception as error:
             # Whatever the broker said (gone, read-only after a failover, no permission), a worker must not die of
             # a pause, nor go deaf: what is owed stays owed, and the reconnect or the next try hands it back.
@@ -220,7 +220,7 @@ class Hands:
             return
         self._looks += 1
         # A pause is most often complete within milliseconds; where it is not, nobody is helped by a busy loop.
-        self._look_again(_SETTLE_S if self._looks < 100 else _SETTLE_AT_MOST_S)
+        self._look_again(_BARRIER_LOOK_S if self._looks < 100 else _BARRIER_LOOK_AT_MOST_S)
 
     def _note_failure(self, error: Exception) -> None:
         said = f"{type(error).__name__}: {error}"
@@ -285,7 +285,7 @@ class Hands:
             self._swept_for != standing.edition or now - self._swept_at >= _SWEEP_EVERY_S
         ):
             held = {hold.scope.name for hold in standing.scoped if hold.scope.kind is ScopeKind.TASK}
-            self.way_back.take_back_aside(held)
+            self.way_back.hand_back_aside(held)
             if (news := self.way_back.look_at_redelivery()) is not None:
                 log.warning("sluicegate: %s", news)
             self._swept_at, self._swept_for = now, standing.edition
@@ -348,13 +348,13 @@ class Hands:
             self._kept_fresh_at = now
             self.way_back.keep([r for r in requests.running_requests() if self.pool.is_waiting(r)])
 
-    def _is_settled(self, standing: Standing) -> bool:
+    def _is_past_barrier(self, standing: Standing) -> bool:
         """Has everything held that was given to the pool started or come back? Then nothing of it can start."""
         if standing.is_free:
             return True
         # Asked in this order: what the pool lets go is held.
         is_wanted = self._is_held if standing.is_open else _everything
-        return self.pool.is_settled(is_wanted) and not self._held and not self.way_back.count_owed()
+        return self.pool.is_past_barrier(is_wanted) and not self._held and not self.way_back.count_owed()
 
     # -- what the heartbeat says ------------------------------------------------------------------------------
 

@@ -29,9 +29,9 @@ class PoolSide(Protocol):
         """Take those wanted of the requests that nothing has begun to run out of the pool's hands."""
 
     def go_on(self) -> None:
-        """Start what waits for a slot that a start that did not happen gave back."""
+        """Start what waits for a slot that a start that did not happen left."""
 
-    def is_settled(self, is_wanted: Wanted) -> bool:
+    def is_past_barrier(self, is_wanted: Wanted) -> bool:
         """Has everything wanted that was let through started, come back, or ended?"""
 
     def forget_looks(self) -> None:
@@ -44,7 +44,7 @@ class PoolSide(Protocol):
         """Can anything still run here?"""
 
     def end(self, request: Any, then: Then, *, is_hard: bool) -> bool:
-        """Have a running request's task ended, for good or to be given back; False where this pool cannot.
+        """Have a running request's task ended, for good or to be handed back; False where this pool cannot.
 
         Called again with `is_hard` where it still runs a while later.
         """
@@ -83,10 +83,10 @@ class WayBack(Protocol):
     def set_aside(self, request: Any) -> None:
         """As `owe`, but beside its queue, out of the way of those that may run, in its order."""
 
-    def take_back_aside(self, held: Collection[str]) -> bool:
-        """Put what was set aside, here or by anybody, back to the head of its queue, but for tasks named in `held`.
+    def hand_back_aside(self, held: Collection[str]) -> bool:
+        """Hand what was set aside, here or by anybody, back to the head of its queue, but for tasks named in `held`.
 
-        False where nothing was. Raises the broker's errors; what was not put back is still there.
+        False where nothing was. Raises the broker's errors; what was not handed back is still there.
         """
 
     def owe(self, request: Any) -> bool:
@@ -101,11 +101,11 @@ class WayBack(Protocol):
     def finish(self) -> None:
         """The worker stops, and no loop reads any more: take in what is still under way, so that it can go back."""
 
-    def settle(self) -> None:
+    def hand_back(self) -> None:
         """Hand back all that is owed; raises the broker's errors, and then all is still owed."""
 
-    def settle_apart(self) -> None:
-        """As `settle`, over a connection of its own: the consumer's was lost, and there will be no other."""
+    def hand_back_apart(self) -> None:
+        """As `hand_back`, over a connection of its own: the consumer's was lost, and there will be no other."""
 
     def count_owed(self) -> int:
         """How many messages have not gone back yet, and should soon."""
@@ -117,7 +117,7 @@ class WayBack(Protocol):
         """How many messages stay here while the gate is closed, since their way back would do harm."""
 
     def due_in_s(self) -> float | None:
-        """When `settle` will have something to do although nothing happened; None: never."""
+        """When `hand_back` will have something to do although nothing happened; None: never."""
 
 
 class Loop(Protocol):
@@ -136,4 +136,4 @@ class Loop(Protocol):
         """Call `callback` on the consumer's thread; what comes back has `cancel()`."""
 
     def close(self) -> None:
-        """Give back what it holds of the system; only a test outlives a loop."""
+        """Let go of what it holds of the system; only a test outlives a loop."""

@@ -33,7 +33,7 @@ class Then(StrEnum):
 
     QUIESCE = "quiesce"
     REQUEUE = "requeue"
-    """Those that still run `ENDING_GRACE_S` later, and are not acknowledged yet, are ended and given back."""
+    """Those that still run `ENDING_GRACE_S` later, and are not acknowledged yet, are ended and handed back."""
     TERMINATE = "terminate"
     """Those that still run `ENDING_GRACE_S` later are ended for good, as revoked."""
 

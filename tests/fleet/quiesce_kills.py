@@ -42,7 +42,7 @@ ITEM_S = 0.05
 VISIBILITY_S = 6
 """Many times what a task takes: one that runs for longer is given out again, pause or no pause."""
 PAUSE_AT_S = 0.15
-SETTLED_WITHIN_S = 60.0
+DONE_WITHIN_S = 60.0
 LAST_COMMANDS = 30
 """Before a kill: what one of them popped may not have arrived."""
 
@@ -114,7 +114,7 @@ class Killing:
         for kind in chance.sample(KINDS, len(KINDS)):
             self.kinds[fleet.send(f"steps_{kind}", ITEMS, ITEM_S)] = kind
         wanted = done + chance.randint(1, 2 * SLOTS * ITEMS // 2)
-        until("the fleet is at work", lambda: self._has_done(wanted), within_s=SETTLED_WITHIN_S)
+        until("the fleet is at work", lambda: self._has_done(wanted), within_s=DONE_WITHIN_S)
 
         begun = time.monotonic()
         resume_at_s = PAUSE_AT_S + chance.uniform(0.2, 0.7)
@@ -133,13 +133,13 @@ class Killing:
         self._repair()
         fleet.wait_ready()
         try:
-            until("all workers are open again", self._is_open, within_s=SETTLED_WITHIN_S, every_s=0.05)
+            until("all workers are open again", self._is_open, within_s=DONE_WITHIN_S, every_s=0.05)
         except NotInTime:
             self._ask_for_stacks()
             raise
         # What a worker or a broker took with it comes back after the visibility timeout, beside the next cycles.
         if self.victim == CHILD:
-            self.settle()
+            self.wait_done()
 
     def _ask_for_stacks(self) -> None:
         """Into the logs: Celery's parents answer SIGUSR1 with the stack of each thread."""
@@ -207,10 +207,10 @@ class Killing:
         kills = [f"killed {kill.victim} {kill.at_us} {sorted(kill.pids)}" for kill in self.kills]
         (directory / "story").write_text("\n".join([*names, *kills, ""]))
 
-    def settle(self) -> None:
+    def wait_done(self) -> None:
         """Return once nothing runs and nothing lies in the broker: what has not ended then, is lost."""
         try:
-            until("all is done", self._is_settled, within_s=SETTLED_WITHIN_S, every_s=0.1)
+            until("all is done", self._is_done, within_s=DONE_WITHIN_S, every_s=0.1)
         except NotInTime as error:
             missing = sorted(set(self.kinds) - self.fleet.ended())
             taken = {
@@ -227,7 +227,7 @@ class Killing:
         at = self.fleet.redis.execute_command("ZSCORE", f"{broker.UNACKED}_index", tag)
         return None if at is None else round(time.time() - float(at), 1)
 
-    def _is_settled(self) -> bool:
+    def _is_done(self) -> bool:
         self._repair()
         fleet = self.fleet
         if set(self.kinds) <= fleet.ended() and not fleet.running():
@@ -261,7 +261,7 @@ class Killing:
 
     def outcome(self) -> Outcome:
         """The judgement of all cycles so far."""
-        self.settle()
+        self.wait_done()
         fleet = self.fleet
         ended = fleet.ended()
         records = fleet.read_records()

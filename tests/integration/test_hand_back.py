@@ -30,7 +30,7 @@ from sluicegate.schemas.scopes import GLOBAL, Subject
 from sluicegate.schemas.snapshots import Snapshot
 from sluicegate.workers.celery_inside.loops import HubLoop
 from sluicegate.workers.celery_inside.prefork import PreforkPool
-from sluicegate.workers.celery_inside.redis_debts import GIVE_BACK, PUT_IN_PLACE, STORE
+from sluicegate.workers.celery_inside.redis_debts import HAND_BACK, PUT_IN_PLACE, STORE
 from sluicegate.workers.celery_inside.redis_hand_back import RedisWayBack
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.gate import Gate
@@ -472,7 +472,7 @@ def test_a_hand_back_whose_reply_was_lost_is_not_done_twice(bench):
     bench.send(1, 2, 3)
     bench.open_and_receive(3)
     bench.pause()
-    with bench.losing_answers_of(GIVE_BACK):
+    with bench.losing_answers_of(HAND_BACK):
         bench.hands.tend()
     assert not bench.has_acknowledged
     bench.hands._on_next_look()
@@ -542,7 +542,7 @@ def test_what_yields_while_a_worker_stops_that_has_lost_its_connection_goes_back
     bench.hands.close()
     assert bench.waiting() == [2]
     bench.hands._yielded.append(first)
-    bench.hands._settle_last()
+    bench.hands._hand_back_last()
     assert bench.waiting() == [1, 2]
 
 

@@ -88,7 +88,7 @@ def test_it_goes_back_only_when_its_run_is_over(monkeypatch: pytest.MonkeyPatch)
     assert [(one.task.id, one.how) for one in world.endings.told()] == [("t", "requeued")]
 
 
-def test_one_that_came_to_its_own_end_is_not_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_came_to_its_own_end_is_not_handed_back(monkeypatch: pytest.MonkeyPatch) -> None:
     world, task, step = World(monkeypatch), request("t"), hold(Then.REQUEUE)
     for after_s in (0, ENDING_GRACE_S):
         world.look([step], task, after_s=after_s)

@@ -48,13 +48,13 @@ class _Delivery:
 class AmqpWayBack:
     """To its place in the queue where RabbitMQ has one for it; where it has none, in hand for as long as that may be.
 
-    A classic queue puts a message that is returned where it was, in whatever order and from however many workers they
-    come. A quorum queue counts each return, and drops what was returned more often than its delivery limit (20 since
-    RabbitMQ 4.0); without a limit (the default before) what is returned goes to the tail. So what came from a quorum
-    queue is not returned: the consumer stays, and what it delivers, at most the prefetch, is kept here unacknowledged
-    and given to Celery when the gate opens. If the worker dies, RabbitMQ puts it back to the head in its order. Only
-    when it has been kept for `in_hand_s` is it returned, the oldest first, and the consumer cancelled. The same holds
-    for a queue that would be deleted with its last consumer (auto-delete: Celery's broadcasts).
+    A classic queue puts a message that is handed back where it was, in whatever order and from however many workers
+    they come. A quorum queue counts each return, and drops what came back more often than its delivery limit (20 since
+    RabbitMQ 4.0); without a limit (the default before) what comes back goes to the tail. So what came from a quorum
+    queue is not handed back: the consumer stays, and what it delivers, at most the prefetch, is kept here
+    unacknowledged and given to Celery when the gate opens. If the worker dies, RabbitMQ puts it back to the head in its
+    order. Only when it has been kept for `in_hand_s` is it handed back, the oldest first, and the consumer cancelled.
+    The same holds for a queue that would be deleted with its last consumer (auto-delete: Celery's broadcasts).
 
     docs/decisions/0022-rabbitmq.md has the experiments.
     """
@@ -146,7 +146,7 @@ class AmqpWayBack:
         return None if limit is None or limit < 0 else int(limit)
 
     def stop_consuming(self) -> None:
-        """Catch what is still under way; cancel where what is caught can be returned.
+        """Catch what is still under way; cancel where what is caught can be handed back.
 
         The broker's answer to the cancel is not waited for here: a broker that hangs must not hang the worker. Until it
         has come, `count_owed` says that something may be under way.
@@ -218,7 +218,7 @@ class AmqpWayBack:
             self._in_hand.append(_Delivery(message, queue_of_message(message) or "", again, task=request.type))
         request.send_event("task-rejected", requeue=True)
 
-    def take_back_aside(self, held: Collection[str]) -> bool:
+    def hand_back_aside(self, held: Collection[str]) -> bool:
         """To Celery itself; what a worker that is gone had set aside, RabbitMQ has returned."""
         return self._give_again(lambda delivery: bool(delivery.task) and delivery.task not in held)
 
@@ -268,18 +268,18 @@ class AmqpWayBack:
             return None
         return max(0.0, min(delivery.since for delivery in self._in_hand) + self._in_hand_s - time.monotonic())
 
-    def settle(self) -> None:
-        """Return what is owed, the oldest first: that is the order in which a quorum queue will give it out again."""
+    def hand_back(self) -> None:
+        """The oldest first: that is the order in which a quorum queue will give it out again."""
         if self.due_in_s() == 0:
-            self._return_what_is_in_hand()
+            self._owe_what_is_in_hand()
         self._owed.sort(key=lambda delivery: delivery.tag)
         while self._owed:
-            self._return(self._owed[0].message)
+            self._hand_back_one(self._owed[0].message)
             del self._owed[0]
         if self._yielded:
             self._send_yielded(self._channel.connection)
 
-    def settle_apart(self) -> None:
+    def hand_back_apart(self) -> None:
         """What was unacknowledged on the lost connection, RabbitMQ itself returned."""
         self._owed.clear()
         self._in_hand.clear()
@@ -293,7 +293,7 @@ class AmqpWayBack:
             self._send_again(connection, self._yielded[0])
             del self._yielded[0]
 
-    def _return(self, message: Any) -> None:
+    def _hand_back_one(self, message: Any) -> None:
         """By basic.nack, which py-amqp does not offer: since RabbitMQ 4.3 it does not count, as basic.reject does."""
         channel = self._channel
         if message.acknowledged:
@@ -319,8 +319,8 @@ class AmqpWayBack:
         finally:
             channel.close()
 
-    def _return_what_is_in_hand(self) -> None:
-        """Cancel first, and return when the broker has confirmed that: it would be delivered here again at once.
+    def _owe_what_is_in_hand(self) -> None:
+        """Cancel first, and hand back when the broker has confirmed that: it would be delivered here again at once.
 
         What came from an auto-delete queue is, and on purpose: to be in hand anew.
         """
@@ -331,13 +331,13 @@ class AmqpWayBack:
         if self._count_cancelling():
             return
         now = time.monotonic()
-        kept = [delivery for delivery in self._in_hand if not self._may_be_returned(delivery)]
+        kept = [delivery for delivery in self._in_hand if not self._may_go_back(delivery)]
         self._owed += [delivery for delivery in self._in_hand if delivery not in kept]
         for delivery in kept:
             delivery.since = now
         self._in_hand = kept
 
-    def _may_be_returned(self, delivery: _Delivery) -> bool:
+    def _may_go_back(self, delivery: _Delivery) -> bool:
         if self._is_quorum(delivery.queue) and delivery.queue in self._tasks._active_tags:
             return False
         limit = self._limit_of(delivery.queue) if self._version() < (4, 3) else None

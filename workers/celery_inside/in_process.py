@@ -125,7 +125,7 @@ class PoolWithin:
     def go_on(self) -> None:
         """No slots are counted here."""
 
-    def is_settled(self, is_wanted: Wanted) -> bool:
+    def is_past_barrier(self, is_wanted: Wanted) -> bool:
         """Has each job that was let through entered the task's own code?"""
         return all(self._has_started(job) for job in list(self._jobs) if is_wanted(job.request))
 
@@ -230,7 +230,7 @@ class GeventPool(PoolWithin):
         self._worker.pool._quick_put = self._put
 
     def end(self, request: Any, then: Then, *, is_hard: bool) -> bool:
-        """Celery takes a greenlet that was ended for one that succeeded: its message could not be given back."""
+        """Celery takes a greenlet that was ended for one that succeeded: its message could not be handed back."""
         if then is not Then.TERMINATE:
             return False
         if not is_hard:

@@ -64,7 +64,7 @@ class PreforkPool:
             worker.process_task = process_task
 
     def _free_slot(self) -> None:
-        """Give back the slot of a start that did not happen, without waking the next waiter.
+        """Free the slot of a start that did not happen, without waking the next waiter.
 
         `release()` would run that waiter inside this call, and so on through all of them.
         """
@@ -128,14 +128,14 @@ class PreforkPool:
                 semaphore.value -= 1
                 callback(*args, **kwargs)
 
-    def is_settled(self, is_wanted: Wanted) -> bool:
+    def is_past_barrier(self, is_wanted: Wanted) -> bool:
         """A job that a child accepted has not started yet: it accepts, and then enters the task.
 
         So each must have been seen running, by what the child writes right before the task's own code, in two looks
         a millisecond apart.
         """
         processes = {process.pid: process.index for process in self._pool._pool}
-        is_settled = True
+        is_past_barrier = True
         alive: set[int] = set()
         for number, job in list(self._pool._cache.items()):
             if not self._is_task(job):
@@ -143,13 +143,13 @@ class PreforkPool:
             alive.add(number)
             if number in self._seen_started or not is_wanted(job._accept_callback.__self__):
                 continue
-            is_settled = False
+            is_past_barrier = False
             slot = processes.get(job._worker_pid, -1)
             if job._accepted and (not self._cell.can_see(slot) or self._cell.slot(slot).runs_task(job.correlation_id)):
                 self._seen_started.add(number)
         self._seen_started &= alive
         self._orphans = [orphan for orphan in self._orphans if self._has_work(orphan)]
-        return is_settled and all(orphan.was_seen for orphan in self._orphans)
+        return is_past_barrier and all(orphan.was_seen for orphan in self._orphans)
 
     def forget_looks(self) -> None:
         """The next barrier looks twice again."""
@@ -171,7 +171,7 @@ class PreforkPool:
         return tuple(orphan.task for orphan in list(self._orphans) if self._has_work(orphan))
 
     def end(self, request: Any, then: Then, *, is_hard: bool) -> bool:
-        """By a signal to its child, as a revoke does; of one that is to be given back nobody is told."""
+        """By a signal to its child, as a revoke does; of one that is to be handed back nobody is told."""
         sign = signal.SIGKILL if is_hard else signal.SIGTERM
         if is_hard:
             with suppress(ProcessLookupError):

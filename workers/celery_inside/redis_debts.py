@@ -13,22 +13,22 @@ from uuid import uuid4
 REMEMBERED = 100
 """How many of the newest messages that went back to a list keep their place known."""
 
-# Puts messages back at the HEAD of their lists. BRPOP takes from the right, so the head is the right end, and
+# Hands messages back to the HEAD of their lists. BRPOP takes from the right, so the head is the right end, and
 # they come newest first: the oldest ends in front. Dropping the tag and pushing are one step, and a tag that is
 # no longer there was restored by someone else: pushing it too would run it twice. `force` is for messages whose
 # tag cannot have been restored yet, so that its absence means that the broker lost its data.
 #   KEYS[1] unacked, KEYS[2] unacked index; ARGV: tag, key, payload, force ("1" or ""), and so on
-GIVE_BACK = """
-local returned = 0
+HAND_BACK = """
+local handed_back = 0
 for i = 1, #ARGV, 4 do
   local was_ours = redis.call('HDEL', KEYS[1], ARGV[i])
   redis.call('ZREM', KEYS[2], ARGV[i])
   if was_ours == 1 or ARGV[i + 3] == '1' then
     redis.call('RPUSH', ARGV[i + 1], ARGV[i + 2])
-    returned = returned + 1
+    handed_back = handed_back + 1
   end
 end
-return returned
+return handed_back
 """
 
 # A message that comes back after others of ours (a BRPOP delivered it late, a dying child had it) belongs right
@@ -88,7 +88,7 @@ redis.call('LPUSH', KEYS[3], ARGV[2])
 return 1
 """
 #   KEYS[1] list aside, KEYS[2] the queue's list; ARGV: the names of the tasks that are still held
-TAKE_BACK_ASIDE = """
+HAND_BACK_ASIDE = """
 local held = {}
 for i = 1, #ARGV do held[ARGV[i]] = true end
 local entries = redis.call('LRANGE', KEYS[1], 0, -1)
@@ -177,7 +177,7 @@ class Late:
 
 
 @dataclass(slots=True)
-class Returned:
+class HandedBack:
     """What was handed back to one list since the worker closed: all tags, and the newest with their place."""
 
     tags: set[str] = field(default_factory=set)

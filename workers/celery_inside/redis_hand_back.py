@@ -14,18 +14,18 @@ from kombu.utils.json import dumps, loads
 
 from sluicegate.workers.celery_inside.loops import do_nothing
 from sluicegate.workers.celery_inside.redis_debts import (
-    GIVE_BACK,
+    HAND_BACK,
+    HAND_BACK_ASIDE,
     KEEP,
     LENGTHS,
     PUT_IN_PLACE,
     SET_ASIDE,
     STORE,
     STORED_FOR_S,
-    TAKE_BACK_ASIDE,
     Arrival,
+    HandedBack,
     Late,
     Owed,
-    Returned,
     aside_key,
     stored_key,
 )
@@ -44,7 +44,7 @@ class RedisWayBack:
         self._owed: list[Owed] = []
         self._aside: list[Owed] = []
         self._late: list[Late] = []
-        self._returned: dict[str, Returned] = {}
+        self._handed_back: dict[str, HandedBack] = {}
         self._serials = itertools.count()
         self._credit: Any = None
         self._wake: Callable[[], None] = do_nothing
@@ -60,7 +60,7 @@ class RedisWayBack:
         self._wake = wake
         # Of what came on an earlier connection kombu may have restored some when that was closed.
         self._doubt()
-        self._returned.clear()
+        self._handed_back.clear()
         channel = self._channel
         basic_consume = channel.basic_consume
         serials, now = self._serials, time.monotonic
@@ -108,8 +108,8 @@ class RedisWayBack:
             channel.connection._callbacks[queue] = self._late_callback(queue)
 
     def before_consuming(self) -> None:
-        """Take back what `stop_consuming` put over the channel's credit; Celery may have put something there too."""
-        self._returned.clear()
+        """Undo what `stop_consuming` put over the channel's credit; Celery may have put something there too."""
+        self._handed_back.clear()
         qos = self._channel.qos
         if qos.__dict__.get("can_consume") is not _always:
             return
@@ -126,7 +126,7 @@ class RedisWayBack:
             self._late.append(late)
             self._wake()
             # At once, as kombu does on arrival: until then nobody has it but this process, which may be killed. Where
-            # that fails, `settle` tries again, and what it raises is told.
+            # that fails, `hand_back` tries again, and what it raises is told.
             with suppress(Exception), channel.conn_or_acquire() as client:
                 self._store_late(channel, client, late)
 
@@ -154,7 +154,7 @@ class RedisWayBack:
         if self.owe(request):
             self._aside.append(self._owed.pop())
 
-    def take_back_aside(self, held: Collection[str]) -> bool:
+    def hand_back_aside(self, held: Collection[str]) -> bool:
         """One look, and one script for each list that there is something in."""
         channel = self._channel
         queues = [queue.name for queue in self._consumer.task_consumer.queues]
@@ -166,7 +166,7 @@ class RedisWayBack:
             lengths = client.execute_command("EVAL", LENGTHS, len(lists), *map(aside_key, lists))
             filled = [key for key, length in zip(lists, lengths, strict=True) if length]
             for key in filled:
-                client.execute_command("EVAL", TAKE_BACK_ASIDE, 2, aside_key(key), key, *sorted(held))
+                client.execute_command("EVAL", HAND_BACK_ASIDE, 2, aside_key(key), key, *sorted(held))
         return bool(filled)
 
     def keep(self, requests: Iterable[Any]) -> None:
@@ -228,29 +228,29 @@ class RedisWayBack:
         message._state = "REQUEUED"
         return True
 
-    def settle(self) -> None:
+    def hand_back(self) -> None:
         """Tags and lists in one script."""
         if self.count_owed():
-            self._settle_over(self._channel)
+            self._hand_back_over(self._channel)
 
-    def settle_apart(self) -> None:
+    def hand_back_apart(self) -> None:
         """What came on the lost connection kombu may have restored when that was closed."""
         self._doubt()
         with self._consumer.app.connection_for_read() as connection:
-            self._settle_over(connection.default_channel)
+            self._hand_back_over(connection.default_channel)
 
     def _doubt(self) -> None:
         self._owed = [replace(owed, is_sure=False) for owed in self._owed]
         self._aside = [replace(owed, is_sure=False) for owed in self._aside]
 
-    def _settle_over(self, channel: Any) -> None:
+    def _hand_back_over(self, channel: Any) -> None:
         with channel.conn_or_acquire() as client:
             self._store_acknowledged(channel, client)
             self._put_aside(channel, client)
             if self._owed:
-                self._give_back(channel, client)
+                self._hand_back_owed(channel, client)
             while self._late:
-                self._give_back_late(channel, client, self._late[0])
+                self._hand_back_late(channel, client, self._late[0])
                 self._late.pop(0)
 
     def _store_acknowledged(self, channel: Any, client: Any) -> None:
@@ -275,12 +275,12 @@ class RedisWayBack:
             client.execute_command("EVAL", SET_ASIDE, len(keys), *keys, owed.tag, owed.payload, force)
             del self._aside[0]
 
-    def _give_back(self, channel: Any, client: Any) -> None:
+    def _hand_back_owed(self, channel: Any, client: Any) -> None:
         unacked, index = _unacked(channel)
         self._owed.sort(key=lambda owed: owed.serial)
         # Where some went back before, these may not go in front of them: each is put in its place, oldest first.
-        stragglers = [owed for owed in self._owed if owed.key in self._returned]
-        self._owed = [owed for owed in self._owed if owed.key not in self._returned] + stragglers
+        stragglers = [owed for owed in self._owed if owed.key in self._handed_back]
+        self._owed = [owed for owed in self._owed if owed.key not in self._handed_back] + stragglers
         while len(self._owed) > len(stragglers):
             # Newest first, and not all in one script: an unlimited prefetch may have brought a million.
             end = len(self._owed) - len(stragglers)
@@ -298,10 +298,10 @@ class RedisWayBack:
                 payloads.append(payload)
             # If this fails, its reply may be all that was lost: then a tag that is gone was handed back by it.
             self._owed[chunk] = [replace(owed, is_sure=False) for owed in reversed(newest)]
-            client.execute_command("EVAL", GIVE_BACK, 2, unacked, index, *args)
+            client.execute_command("EVAL", HAND_BACK, 2, unacked, index, *args)
             del self._owed[chunk]
             for owed, payload in zip(newest, payloads, strict=True):
-                self._returned.setdefault(owed.key, Returned()).add(owed.tag, owed.serial, payload)
+                self._handed_back.setdefault(owed.key, HandedBack()).add(owed.tag, owed.serial, payload)
         while self._owed:
             owed = self._owed[0]
             self._put_in_place(channel, client, owed.key, owed.tag, owed.serial, owed.payload)
@@ -313,7 +313,7 @@ class RedisWayBack:
         self._store(channel, client, late.tag, entry, late.debt)
         late.is_stored = True
 
-    def _give_back_late(self, channel: Any, client: Any, late: Late) -> None:
+    def _hand_back_late(self, channel: Any, client: Any, late: Late) -> None:
         if not late.is_stored:
             # So that a second try can tell a first one.
             self._store_late(channel, client, late)
@@ -322,7 +322,7 @@ class RedisWayBack:
         self._put_in_place(channel, client, key, late.tag, late.serial, dumps(late.raw))
 
     def _put_in_place(self, channel: Any, client: Any, key: str, tag: str, serial: int, payload: str) -> None:
-        ours = self._returned.setdefault(key, Returned())
+        ours = self._handed_back.setdefault(key, HandedBack())
         # One of ours can only have been caught at the head, where nothing of ours is in front of it.
         is_ours = tag in ours.tags
         older = [] if is_ours else ours.older_than(serial)

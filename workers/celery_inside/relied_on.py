@@ -25,7 +25,7 @@ What is relied on                                             where it stands
 - `Task.before_start` does nothing                         celery/app/task.py
 - a tracer's `(outcome, info, runtime, text)`: of one that raised Ignore `outcome` is a billiard `ExceptionInfo`, whose
   `.tb` holds the frames, and `info.retval` the exception     celery/app/trace.py, billiard/einfo.py
-- `Request.terminate`, and of one that is given back: `_already_cancelled`, `_apply_result`, `worker_pid`;
+- `Request.terminate`, and of one that is handed back: `_already_cancelled`, `_apply_result`, `worker_pid`;
   `TaskPool.terminate_job`, `ApplyResult.terminate`          celery/worker/request.py, billiard/pool.py
 - `state.requests`, `.reserved_requests`, `.active_requests`, `.scheduled_requests` (5.7)   celery/worker/state.py
 - `task_consumer.consume`, made in `Tasks.start` but first called by the event loop   celery/worker/loops.py

@@ -7,9 +7,9 @@ from sluicegate.workers.hands import Hands
 from tests.fleet.app import app
 
 
-def is_settled(self: Hands, standing: Standing) -> bool:
+def is_past_barrier(self: Hands, standing: Standing) -> bool:
     return True
 
 
-Hands._is_settled = is_settled  # type: ignore[method-assign]
+Hands._is_past_barrier = is_past_barrier  # type: ignore[method-assign]
 __all__ = ["app"]

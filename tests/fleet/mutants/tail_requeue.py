@@ -5,5 +5,5 @@ from __future__ import annotations
 from sluicegate.workers.celery_inside import redis_debts, redis_hand_back
 from tests.fleet.app import app
 
-redis_hand_back.GIVE_BACK = redis_debts.GIVE_BACK.replace("RPUSH", "LPUSH")  # type: ignore[attr-defined]
+redis_hand_back.HAND_BACK = redis_debts.HAND_BACK.replace("RPUSH", "LPUSH")  # type: ignore[attr-defined]
 __all__ = ["app"]
