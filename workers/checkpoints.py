@@ -26,6 +26,9 @@ LOOK_EVERY_S = 0.05
 class Station(Protocol):
     """What a worker process offers its tasks; there is none where the plugin is not in force."""
 
+    def current_task(self) -> Any:
+        """The task that the worker runs here; None outside, and for one that is called directly or eagerly."""
+
     def is_quiesced(self, task: Any) -> bool:
         """Is the work of this running task quiesced?"""
 
@@ -46,7 +49,7 @@ class Station(Protocol):
 
 
 class Yielded(BaseException):
-    """Leaves a task's own code at a checkpoint; `workers.celery_inside` turns it into the end of the run.
+    """Leaves a task's own code at a checkpoint; `celery_inside` turns it into the end of the run.
 
     Not an Exception: a task that catches those must not swallow it.
     """
@@ -76,11 +79,12 @@ def checkpoint(cursor: Any = None) -> None:
 
 def resume_cursor() -> Any:
     """The cursor with which an earlier run of this very task (its id) stopped last; None in its first run."""
-    task = _current_task()
-    if _station is None or task is None:
+    station = _station
+    task = None if station is None else station.current_task()
+    if station is None or task is None:
         return None
     is_redelivered = bool((task.request.delivery_info or {}).get("redelivered"))
-    return _station.load_cursor(task.request.id, is_redelivered=is_redelivered)
+    return station.load_cursor(task.request.id, is_redelivered=is_redelivered)
 
 
 def resumable(items: Iterable[T], *, every: int = 1) -> Iterator[T]:
@@ -115,19 +119,9 @@ def _is_declared(task: Any) -> bool:
     return hasattr(task, "on_quiesce")
 
 
-def _current_task() -> Any:
-    """The task that the worker runs here; None outside, and for one that is called directly or eagerly."""
-    from celery import current_task
-
-    task: Any = current_task
-    if not task:
-        return None
-    request = task.request
-    return None if request.called_directly or request.is_eager or request.id is None else task
-
-
 def _stop(cursor: Any) -> None:
-    station, task = _station, _current_task()
+    station = _station
+    task = None if station is None else station.current_task()
     if station is None or task is None or not station.is_quiesced(task):
         return
     task_id = str(task.request.id)

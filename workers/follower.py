@@ -8,7 +8,6 @@ reads it anyway. Push makes it fast, the poll makes it sure.
 from __future__ import annotations
 
 import json
-import logging
 import random
 import threading
 import time
@@ -26,8 +25,9 @@ from sluicegate.schemas.errors import SnapshotRefused
 from sluicegate.schemas.names import hint_channel, snapshot_key
 from sluicegate.schemas.snapshots import Edition, Snapshot, Verify, unseal
 from sluicegate.workers.following import Following, lose_touch, see
+from sluicegate.workers.log import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 JITTER = 0.2
 TURN_S = 0.25

@@ -7,7 +7,6 @@ those that must go back are owed to the way back once their run is over, never b
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ from uuid import UUID
 from sluicegate.schemas.beats import Force, ForcedTask
 from sluicegate.schemas.holds.hold import ENDING_GRACE_S, Hold, Then
 from sluicegate.schemas.scopes import Subject
-from sluicegate.workers.celery_inside import requests
-from sluicegate.workers.ports import PoolSide
+from sluicegate.workers.log import logger
+from sluicegate.workers.ports import Books, PoolSide
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 HARDER_AFTER_S = 5.0
 """How long a task that was asked to end may take until its process is killed."""
@@ -39,8 +38,9 @@ class _Ending:
 class Endings:
     """All methods run on the consumer's own thread, but for `under_way` and `told`."""
 
-    def __init__(self, pool: PoolSide, subject_of: Callable[[Any], Subject]) -> None:
+    def __init__(self, pool: PoolSide, books: Books, subject_of: Callable[[Any], Subject]) -> None:
         self._pool = pool
+        self._books = books
         self._subject_of = subject_of
         self._heard_at: dict[UUID, float] = {}
         self._under_way: dict[str, _Ending] = {}
@@ -108,7 +108,7 @@ class Endings:
         return returning
 
     def _tell(self, request: Any, how: Force) -> None:
-        task = requests.running_task(request, is_waiting=False)
+        task = self._books.running_task(request, is_waiting=False)
         self._told[request.id] = ForcedTask(task=task, at=datetime.now(UTC), how=how)
 
     def under_way(self) -> list[Any]:

@@ -8,7 +8,6 @@ wait for what is in the pool) follows on the consumer's own thread, and only its
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -22,8 +21,9 @@ from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import ScopeKind, Subject
 from sluicegate.schemas.snapshots import NOTHING, Edition, Snapshot
 from sluicegate.workers.cell import Cell, pack
+from sluicegate.workers.log import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 R = TypeVar("R")
 

@@ -6,7 +6,6 @@ to have acknowledged a pause must still know it after a crash.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -17,9 +16,10 @@ from redis.exceptions import RedisError
 from sluicegate.schemas.adapters.redis_client import let_go
 from sluicegate.schemas.beats import Beat
 from sluicegate.schemas.names import beat_key, beats_key
+from sluicegate.workers.log import logger
 from sluicegate.workers.memory import Memory
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # The score is the server's own time: leases are counted on one clock, whatever the workers' clocks say.
 _SCRIPT = """

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import time
 import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from celery import signals
@@ -16,15 +14,15 @@ from celery import signals
 from sluicegate.schemas import settings
 from sluicegate.schemas.adapters.redis_client import connect, refuse_cluster
 from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
-from sluicegate.schemas.beats import Beat
 from sluicegate.schemas.errors import InvalidSetting
 from sluicegate.schemas.names import host_of
 from sluicegate.schemas.public_keys import parse_public_keys
 from sluicegate.schemas.redis_urls import Place, place_of
 from sluicegate.schemas.scopes import Subject
+from sluicegate.workers import log as log_fields
 from sluicegate.workers.celery_inside.children import note_starts_in_children
 from sluicegate.workers.celery_inside.choose import redis_broker_of, sides_of
-from sluicegate.workers.celery_inside.requests import queue_told, subject_of
+from sluicegate.workers.celery_inside.requests import current_task, queue_told
 from sluicegate.workers.celery_inside.yields import prepare_tasks
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.checkpoints import open_station
@@ -34,10 +32,11 @@ from sluicegate.workers.gate import Gate
 from sluicegate.workers.hands import Hands
 from sluicegate.workers.heart import Heart
 from sluicegate.workers.memory import Memory
+from sluicegate.workers.report import Identity, Report
 from sluicegate.workers.scoped_table import Table
 from sluicegate.workers.station import Station
 
-log = logging.getLogger(__name__)
+log = log_fields.logger(__name__)
 
 
 class Member:
@@ -61,21 +60,33 @@ class Member:
             refuse_cluster(broker_url, "broker_url")
         self.worker = worker
         self._pid = os.getpid()
-        self.incarnation = str(uuid.uuid4())
-        self.host = settings.HOST.read_or_none(environ) or host_of(worker.hostname)
-        self.hands = Hands(worker, cell, pool=sides.pool, way_back=sides.way_back, loop=sides.loop)
-        self.labels = settings.LABELS.read(environ)
-        subject = Subject(host=self.host, worker=worker.hostname, labels=self.labels)
+        self._cell = cell
+        self._pool = sides.pool
+        identity = Identity(
+            nodename=worker.hostname,
+            incarnation=str(uuid.uuid4()),
+            host=settings.HOST.read_or_none(environ) or host_of(worker.hostname),
+            labels=settings.LABELS.read(environ),
+        )
+        log_fields.describe(namespace=namespace, worker=worker.hostname, version=lambda: cell.edition)
+        subject = Subject(host=identity.host, worker=identity.nodename, labels=dict(identity.labels))
         table = Table(cell)
         self.gate: Gate[Any] = Gate(
             cell,
             subject,
-            wake=self.hands.wake,
+            wake=sides.loop.wake,
             on_applied=lambda: self.heart.beat_now(),
-            subject_of=lambda request: subject_of(request, subject),
+            subject_of=lambda request: sides.books.subject_of(request, subject),
             on_scoped=table.write,
         )
-        self.hands.stand_at(self.gate)
+        self.hands = Hands(
+            self.gate,
+            pool=sides.pool,
+            way_back=sides.way_back,
+            loop=sides.loop,
+            consumer=sides.consumer,
+            books=sides.books,
+        )
         cursors = Cursors(
             namespace,
             lambda: connect(state),
@@ -83,9 +94,15 @@ class Member:
             kept_s=settings.CURSOR_KEPT_S.read(environ),
         )
         station = Station(
-            cell, table, cursors, note_waiting=sides.pool.note_waiting, rest=self._rest, queue_of=queue_told
+            cell,
+            table,
+            cursors,
+            current_task=current_task,
+            note_waiting=sides.pool.note_waiting,
+            rest=self._rest,
+            queue_of=queue_told,
         )
-        prepare_tasks(worker.app, station, self.hands.take_yielded)
+        prepare_tasks(worker.app, station, self.hands.hand_back.take_yielded)
         open_station(station, cell.flags)
         memory = Memory(settings.STATE_DIR.read(environ), namespace, worker.hostname)
         self.follower = Follower(
@@ -97,16 +114,25 @@ class Member:
             on_state=self.gate.put_in_force,
             on_stale=self.gate.hold_locally,
         )
+        self.report = Report(
+            identity,
+            gate=self.gate,
+            follower=self.follower,
+            hands=self.hands,
+            pool=sides.pool,
+            way_back=sides.way_back,
+            books=sides.books,
+        )
         self.heart = Heart(
             namespace=namespace,
             nodename=worker.hostname,
             interval_s=settings.HEARTBEAT_INTERVAL_MS.read(environ) / 1000,
             connect=lambda: connect(state),
-            compose=self.compose,
+            compose=self.report.beat,
             memory=memory,
-            pulse=self._pulse,
+            pulse=self.report.pulse,
         )
-        note_starts = note_starts_in_children(worker.app, worker.hostname, self.hands.cell)
+        note_starts = note_starts_in_children(worker.app, worker.hostname, cell)
         signals.worker_process_init.connect(note_starts, weak=False)
         signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
         signals.worker_shutdown.connect(self._on_shutdown, weak=False)
@@ -115,16 +141,9 @@ class Member:
 
     def start(self) -> None:
         """Start following and beating; the pool has forked by now."""
-        self.hands.pool.watch()
+        self._pool.watch()
         self.follower.start()
         self.heart.start()
-
-    def _pulse(self) -> object:
-        """While held: what runs and what waits, since somebody waits for that."""
-        standing = self.gate.standing
-        if standing.is_free:
-            return None
-        return frozenset((task.id, task.is_waiting) for task in self.hands.running())
 
     def _rest(self, seconds: float) -> None:
         """What a waiting task does: on the solo pool it stands on the consumer's thread, and does that one's work.
@@ -132,7 +151,7 @@ class Member:
         Raises SystemExit in a pool child whose worker was killed: nobody changes its cell any more, so that it would
         wait for ever, and its message, where it was not acknowledged, goes to another worker.
         """
-        if self.hands.pool.name == "solo":
+        if self._pool.name == "solo":
             self.hands.tend()
         if os.getpid() != self._pid and os.getppid() != self._pid:
             log.error("sluicegate: the worker of this pool child is gone: its waiting task ends here")
@@ -141,7 +160,7 @@ class Member:
 
     def _on_shutting_down(self, **_: Any) -> None:
         """In Celery's signal handler: its sender is a name, and nothing here may take a lock."""
-        self.hands.cell.leave()
+        self._cell.leave()
 
     def _on_shutdown(self, sender: Any = None, **_: Any) -> None:
         """Celery sends this after the pool has stopped, so the goodbye is true: nothing runs here any more."""
@@ -150,50 +169,13 @@ class Member:
 
     def _on_exit(self) -> None:
         """A process that leaves work behind has no right to say that nothing runs here."""
-        if not self.hands.is_busy():
+        if not self._pool.is_busy():
             self._say_goodbye()
 
     def _say_goodbye(self) -> None:
         atexit.unregister(self._on_exit)
         self.follower.stop()
         self.heart.say_goodbye()
-
-    def compose(self, seq: int, is_goodbye: bool) -> Beat:
-        """What the heart sends."""
-        # `applied` is read before `state`: a beat may report a pause late, never before it is complete.
-        applied = self.gate.applied
-        running = () if is_goodbye else self.hands.running()
-        return Beat(
-            nodename=self.worker.hostname,
-            incarnation=self.incarnation,
-            host=self.host,
-            pool=self.hands.pool.name,
-            pid=os.getpid(),
-            seq=seq,
-            sent_at=datetime.now(UTC),
-            state=self.gate.state,
-            applied=applied.edition,
-            applied_at=applied.at,
-            is_stale=self.follower.is_stale,
-            is_goodbye=is_goodbye,
-            concurrency=self.worker.concurrency,
-            queues=self.hands.queues(),
-            running=running,
-            reserved=0 if is_goodbye else self.hands.count_reserved(),
-            refused=dict(self.follower.refused),
-            labels=self.labels,
-            enforces=self.hands.enforces(),
-            yielded=self.hands.yielded(),
-            forced=self.hands.forced(),
-        )
-
-    def info(self) -> dict[str, Any]:
-        """What `celery inspect stats` shows under `sluicegate`."""
-        beat = self.compose(0, is_goodbye=False).to_wire()
-        for key in ("v", "seq", "nodename", "pid", "pool", "concurrency", "running", "sentAt", "goodbye"):
-            del beat[key]
-        standing = self.gate.standing
-        return beat | {"mode": standing.mode.word, "localHold": standing.local_reason}
 
 
 def _state_place(environ: Mapping[str, str]) -> Place:

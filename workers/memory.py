@@ -7,14 +7,14 @@ anything (R-A12). One small JSON file per namespace and nodename, replaced as a 
 from __future__ import annotations
 
 import json
-import logging
 import os
 from pathlib import Path
 from urllib.parse import quote
 
 from sluicegate.schemas.snapshots import NOTHING, Edition
+from sluicegate.workers.log import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 class Memory:

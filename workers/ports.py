@@ -1,4 +1,8 @@
-"""What the core asks of a pool, of the way back to a broker, and of a loop: `celery_inside` has the answers."""
+"""What the core asks of a pool, of the way back to a broker, of Celery's consumer, of its books, and of a loop.
+
+`celery_inside` has the answers. A `request` is Celery's, and a `consumer` is Celery's for one broker connection. The
+core passes both on, and reads of a request only `id`, `name` and `acknowledged`; `Books` tells the rest.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from typing import Any, Protocol
 
 from sluicegate.schemas.beats import RunningTask
 from sluicegate.schemas.holds.hold import Then
+from sluicegate.schemas.scopes import Subject
 from sluicegate.workers.gate import Gate
 
 Wanted = Callable[[Any], bool]
@@ -137,3 +142,56 @@ class Loop(Protocol):
 
     def close(self) -> None:
         """Let go of what it holds of the system; only a test outlives a loop."""
+
+
+class TaskConsumer(Protocol):
+    """Celery's consumer of tasks, on one broker connection after the other, and what waits in it before the pool."""
+
+    def attach(self, consumer: Any, consume: Callable[[Callable[[], None]], None]) -> None:
+        """A new connection: from now on `consume` is called in the place of Celery's own, and is given that."""
+
+    def detach(self) -> None:
+        """The connection is going: touch nothing of it any more."""
+
+    def consume(self) -> None:
+        """Consume what `queues` has and nobody consumes yet."""
+
+    def queues(self) -> dict[str, Any]:
+        """What is consumed here, or will be at the next `consume`: the queues by name, as `add_queue` takes them."""
+
+    def add_queue(self, queue: Any) -> None:
+        """Put back what the way back took out by `stop_queue`."""
+
+    def unstarted(self, is_wanted: Wanted) -> Iterable[Any]:
+        """Take those wanted of the requests that wait for their rate or their ETA out of Celery's hands."""
+
+    def is_usual(self, error: Exception) -> bool:
+        """Is it one of those that a broker which is away or refuses brings, and no defect?"""
+
+
+class Books(Protocol):
+    """Celery's books: which requests there are, and what each is."""
+
+    def running(self) -> list[Any]:
+        """The requests that the pool has accepted and not finished; from any thread."""
+
+    def running_task(self, request: Any, *, is_waiting: bool) -> RunningTask:
+        """What is said of a request that runs, or ran until now."""
+
+    def subject_of(self, request: Any, worker: Subject) -> Subject:
+        """What starting this request is to a scope, on a worker that is `worker`."""
+
+    def forget(self, request: Any) -> None:
+        """Strike out a request that is not to start."""
+
+    def start(self, request: Any) -> None:
+        """Have it go the way of one that came now."""
+
+    def count_reserved(self) -> int:
+        """How many messages Celery has in hand and has not started, ETA ones included; from any thread."""
+
+    def queues(self) -> tuple[str, ...]:
+        """The names of the queues that this worker consumes when it is open; from any thread."""
+
+    def concurrency(self) -> int:
+        """How many tasks it was told to run at once."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +13,10 @@ from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import Subject
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.cursors import Cursors
+from sluicegate.workers.log import logger
 from sluicegate.workers.scoped_table import Table
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 PATIENCE_S = 60.0
 """How long a task that starts waits for the cursor of its earlier run, where Redis does not answer."""
@@ -25,6 +25,7 @@ PATIENCE_S = 60.0
 class Station:
     """One per worker; pool children have it by fork.
 
+    `current_task` tells the task that runs where it is asked; None where none does that the worker started.
     `note_waiting` and `rest` are the pool's: who waits where, and what a waiting task does between two looks.
     `queue_of` tells the queue that a task came from, by its `task.request`.
     """
@@ -35,6 +36,7 @@ class Station:
         table: Table,
         cursors: Cursors,
         *,
+        current_task: Callable[[], Any],
         note_waiting: Callable[[str, bool], None],
         rest: Callable[[float], None],
         queue_of: Callable[[Any], str | None],
@@ -44,6 +46,7 @@ class Station:
         self._cursors = cursors
         self._is_away = False
         self._queue_of = queue_of
+        self.current_task = current_task
         self.note_waiting = note_waiting
         self.rest = rest
 

@@ -64,7 +64,7 @@ class FollowHolds(bootsteps.StartStopStep):
 
     def info(self, w: Any) -> Any:
         """For `celery inspect stats`."""
-        return {"sluicegate": w.sluicegate.info()}
+        return {"sluicegate": w.sluicegate.report.info()}
 
 
 class GuardConsumer(bootsteps.StartStopStep):

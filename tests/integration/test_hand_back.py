@@ -10,6 +10,7 @@ from base64 import b64decode
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from types import MethodType, SimpleNamespace
@@ -24,10 +25,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from sluicegate.control.embedded import EmbeddedValkey
+from sluicegate.schemas.beats import RunningTask
 from sluicegate.schemas.holds.hold import Hold, Holds
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import GLOBAL, Subject
 from sluicegate.schemas.snapshots import Snapshot
+from sluicegate.workers.celery_inside.books import CeleryBooks
+from sluicegate.workers.celery_inside.consumer import CeleryConsumer
 from sluicegate.workers.celery_inside.loops import HubLoop
 from sluicegate.workers.celery_inside.prefork import PreforkPool
 from sluicegate.workers.celery_inside.redis_debts import HAND_BACK, PUT_IN_PLACE, STORE
@@ -35,6 +39,7 @@ from sluicegate.workers.celery_inside.redis_hand_back import RedisWayBack
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.gate import Gate
 from sluicegate.workers.hands import Hands
+from sluicegate.workers.report import Identity, Report
 from tests.fleet.waiting import until
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -62,8 +67,19 @@ class Timer:
         self._queue: list[Any] = []
         self.due: deque[Any] = deque()
 
-    def call_later(self, delay_s: float, callback: Any) -> None:
-        self.due.append(callback)
+    def call_later(self, delay_s: float, callback: Any) -> TimerEntry:
+        entry = TimerEntry(callback)
+        self.due.append(entry)
+        return entry
+
+
+@dataclass
+class TimerEntry:
+    callback: Any
+    is_canceled: bool = False
+
+    def cancel(self) -> None:
+        self.is_canceled = True
 
 
 class Bench:
@@ -99,13 +115,20 @@ class Bench:
             self.worker._process_task, request
         )
         self.worker.process_task = self.worker._process_task_sem
-        cell = Cell()
+        self.cell = Cell()
         self.loop = HubLoop(self.worker)
+        self.way_back = RedisWayBack()
+        self.side = PreforkPool(self.worker, self.cell)
+        self.books = CeleryBooks(self.worker)
+        self.gate: Gate[Any] = Gate(self.cell, Subject(), wake=self.loop.wake, on_applied=lambda: None)
         self.hands = Hands(
-            self.worker, cell, pool=PreforkPool(self.worker, cell), way_back=RedisWayBack(), loop=self.loop
+            self.gate,
+            pool=self.side,
+            way_back=self.way_back,
+            loop=self.loop,
+            consumer=CeleryConsumer(),
+            books=self.books,
         )
-        self.gate: Gate[Any] = Gate(self.hands.cell, Subject(), wake=self.hands.wake, on_applied=lambda: None)
-        self.hands.stand_at(self.gate)
         self.version = 0
         self.connect()
 
@@ -174,6 +197,19 @@ class Bench:
         key = self.prefix + (queue or self.name) + (f"\x06\x16{priority}" if priority else "")
         return [_number(json.loads(raw)) for raw in reversed(self.redis.lrange(key, 0, -1))]
 
+    def look_again(self) -> None:
+        """What the timer does: call the one entry that was not canceled."""
+        due = [entry for entry in self.timer.due if not entry.is_canceled]
+        self.timer.due.clear()
+        (entry,) = due
+        entry.callback()
+
+    def running(self) -> tuple[RunningTask, ...]:
+        """As the heartbeat says it."""
+        others: Any = {"follower": None, "way_back": self.way_back, "pool": self.side, "books": self.books}
+        identity = Identity(nodename="w1@h", incarnation="1", host="h")
+        return Report(identity, gate=self.gate, hands=self.hands, **others).running()
+
     @property
     def has_acknowledged(self) -> bool:
         return self.gate.applied.edition.version == self.version
@@ -225,7 +261,7 @@ def test_what_waits_for_a_slot_goes_back_to_the_head_in_its_order(bench):
     bench.send(1, 2, 3, 4, 5)
     bench.open_and_receive(5)
     bench.send(6, 7)
-    bench.hands._stop_consuming()
+    bench.hands._intake.stop()
     bench.pause()
     bench.hands.tend()
     assert bench.started == [1]
@@ -318,7 +354,7 @@ def test_a_task_that_was_acknowledged_early_and_yields_goes_back_to_the_head(ben
     parcel.acknowledged = True
     assert (bench.redis.hlen(bench.stored), bench.waiting()) == (0, [2])
     bench.pause()
-    assert bench.hands.way_back.owe_yielded(parcel)
+    assert bench.way_back.owe_yielded(parcel)
     bench.hands.tend()
     assert bench.waiting() == [1, 2]
     assert bench.redis.hlen(bench.stored) == bench.redis.zcard(bench.index) == 0
@@ -331,7 +367,7 @@ def test_what_waits_at_a_checkpoint_looks_as_if_it_had_just_come(bench):
     kept, restored = (parcel.message.delivery_tag for parcel in bench.arrived)
     bench.redis.zadd(bench.index, {kept: 1.0})
     bench.redis.zrem(bench.index, restored)
-    bench.hands.way_back.keep(bench.arrived)
+    bench.way_back.keep(bench.arrived)
     assert bench.redis.zscore(bench.index, kept) > 1.0
     assert bench.redis.zcard(bench.index) == 1
 
@@ -475,7 +511,7 @@ def test_a_hand_back_whose_reply_was_lost_is_not_done_twice(bench):
     with bench.losing_answers_of(HAND_BACK):
         bench.hands.tend()
     assert not bench.has_acknowledged
-    bench.hands._on_next_look()
+    bench.look_again()
     assert bench.has_acknowledged
     assert bench.waiting() == [2, 3]
 
@@ -491,7 +527,7 @@ def test_a_late_hand_back_whose_reply_was_lost_is_not_done_twice(bench, script):
     with bench.losing_answers_of(script):
         bench.connection.transport._deliver(json.loads(late), bench.name)
         bench.hands.tend()
-    bench.hands._on_next_look()
+    bench.look_again()
     assert bench.waiting() == [2, 3, 4]
     assert bench.redis.hlen(bench.stored) == 1
 
@@ -510,7 +546,7 @@ def test_what_was_stored_and_given_out_again_before_the_next_try_is_not_stored_o
         if way == "late":
             bench.connection.transport._deliver(dict(parcel.message._raw), bench.name)
         else:
-            bench.hands._yielded.append(parcel)
+            bench.hands.hand_back._yielded.append(parcel)
         bench.hands.tend()
     (tag,) = bench.redis.hkeys(bench.stored)
     # Another worker restores it, and runs it to its end.
@@ -538,11 +574,11 @@ def test_what_yields_while_a_worker_stops_that_has_lost_its_connection_goes_back
     bench.consumer.app = SimpleNamespace(
         connection_for_read=lambda: Connection(bench.url, transport_options=bench.options)
     )
-    bench.hands._yielded.append(second)
+    bench.hands.hand_back._yielded.append(second)
     bench.hands.close()
     assert bench.waiting() == [2]
-    bench.hands._yielded.append(first)
-    bench.hands._hand_back_last()
+    bench.hands.hand_back._yielded.append(first)
+    bench.hands.hand_back._hand_back_last()
     assert bench.waiting() == [1, 2]
 
 
@@ -558,7 +594,7 @@ def test_an_event_that_cannot_be_sent_leaves_no_message_behind(bench):
     bench.arrived[2].send_event = fail
     bench.hands.tend()
     assert not bench.has_acknowledged
-    bench.hands._on_next_look()
+    bench.look_again()
     assert bench.has_acknowledged
     assert bench.waiting() == [2, 3, 4]
 
@@ -598,7 +634,7 @@ def test_whatever_the_broker_says_a_pause_does_not_end_the_worker_and_nothing_is
     assert not bench.has_acknowledged
     assert len(caplog.records) == 1
     channel.conn_or_acquire = whole
-    bench.hands._on_next_look()
+    bench.look_again()
     assert bench.has_acknowledged
     assert bench.waiting() == [2, 3]
 
@@ -629,18 +665,18 @@ def test_a_job_that_celery_forgot_with_its_connection_is_waited_for(bench):
     bench.pool._cache[1] = job
     bench.pool._pool.append(child)
     bench.worker.pool.flush = bench.pool._cache.clear
-    bench.hands.pool.watch()
+    bench.side.watch()
     bench.worker.pool.flush()
     bench.pause()
     bench.hands.tend()
     assert not bench.has_acknowledged
-    assert [task.id for task in bench.hands.running()] == ["t1"], "not drained as long as it may still run"
-    bench.hands.cell.noting(5)[0]("t1")
-    bench.hands._on_next_look()
+    assert [task.id for task in bench.running()] == ["t1"], "not drained as long as it may still run"
+    bench.cell.noting(5)[0]("t1")
+    bench.look_again()
     assert bench.has_acknowledged
-    assert [task.id for task in bench.hands.running()] == ["t1"]
-    bench.hands.cell.noting(5)[1]()
-    assert bench.hands.running() == ()
+    assert [task.id for task in bench.running()] == ["t1"]
+    bench.cell.noting(5)[1]()
+    assert bench.running() == ()
 
 
 def test_a_forgotten_job_whose_child_died_is_not_waited_for(bench):
@@ -651,13 +687,13 @@ def test_a_forgotten_job_whose_child_died_is_not_waited_for(bench):
     bench.pool._cache[1] = job
     bench.pool._pool.append(child)
     bench.worker.pool.flush = bench.pool._cache.clear
-    bench.hands.pool.watch()
+    bench.side.watch()
     bench.worker.pool.flush()
     bench.pause()
     bench.hands.tend()
     assert not bench.has_acknowledged
     bench.pool._pool.clear()
-    bench.hands._on_next_look()
+    bench.look_again()
     assert bench.has_acknowledged
 
 
@@ -710,10 +746,10 @@ def test_the_acknowledgement_waits_for_a_job_that_a_child_has_not_started(bench)
     bench.hands.tend()
     assert not bench.has_acknowledged
     job._accepted, job._worker_pid = True, 77
-    bench.hands._on_next_look()
+    bench.look_again()
     assert not bench.has_acknowledged
-    bench.hands.cell.noting(5)[0]("t1")
-    bench.hands._on_next_look()
+    bench.cell.noting(5)[0]("t1")
+    bench.look_again()
     assert not bench.has_acknowledged, "one look is not enough"
-    bench.hands._on_next_look()
+    bench.look_again()
     assert bench.has_acknowledged

@@ -13,6 +13,7 @@ from sluicegate import checkpoint, resumable, resume_cursor
 from sluicegate.schemas.errors import InvalidInput, InvalidSetting
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.snapshots import Edition
+from sluicegate.workers.celery_inside.requests import current_task
 from sluicegate.workers.cell import STOPPING, Cell, pack
 from sluicegate.workers.checkpoints import Yielded, open_station, way_of
 from sluicegate.workers.cursors import Cursors
@@ -28,6 +29,9 @@ class Post:
         self.asked = 0
         self.stored: list[Any] = []
         self.said: list[tuple[str, bool]] = []
+
+    def current_task(self) -> Any:
+        return current_task()
 
     def is_quiesced(self, task: Any) -> bool:
         self.asked += 1

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 
+from sluicegate.schemas.beats import RunningTask
 from sluicegate.schemas.holds.hold import ENDING_GRACE_S, Hold, Then
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import Scope, Subject
@@ -31,10 +32,7 @@ def hold(then: Then, scope: str = "global", number: int = 1) -> Hold:
 
 
 def request(task_id: str, *, queue: str = "q", acknowledged: bool = False) -> Any:
-    message = SimpleNamespace(sluicegate_arrival=SimpleNamespace(queue=queue))
-    return SimpleNamespace(
-        id=task_id, name="app.work", type="app.work", acknowledged=acknowledged, time_start=None, message=message
-    )
+    return SimpleNamespace(id=task_id, name="app.work", acknowledged=acknowledged, queue=queue)
 
 
 @dataclass
@@ -52,13 +50,19 @@ class Pool:
         return request.id in self.gone
 
 
+class Books:
+    def running_task(self, request: Any, *, is_waiting: bool) -> RunningTask:
+        return RunningTask(id=request.id, name=request.name, is_waiting=is_waiting)
+
+
 class World:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **pool: Any) -> None:
         self.now = 1000.0
         monkeypatch.setattr("sluicegate.workers.forced_ends.time.monotonic", lambda: self.now)
         self.pool = Pool(**pool)
         side: Any = self.pool
-        self.endings = Endings(side, lambda request: Subject(queue=request.message.sluicegate_arrival.queue))
+        books: Any = Books()
+        self.endings = Endings(side, books, lambda request: Subject(queue=request.queue))
 
     def look(self, holds: list[Hold], *running: Any, after_s: float = 0.0) -> list[str]:
         self.now += after_s

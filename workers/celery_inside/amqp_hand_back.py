@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -17,8 +16,9 @@ from sluicegate.workers.celery_inside.redis_debts import (
     Arrival,
 )
 from sluicegate.workers.celery_inside.requests import queue_of_message, tell_rejected
+from sluicegate.workers.log import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 IN_HAND_S = 300.0
 """How long by default. RabbitMQ closes a channel that has had a message for longer than its `consumer_timeout`, which
 is 30 minutes by default."""

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
 from sluicegate.schemas.errors import InvalidSetting
 from sluicegate.workers.celery_inside.amqp_hand_back import IN_HAND_S, AmqpWayBack
+from sluicegate.workers.celery_inside.books import CeleryBooks
+from sluicegate.workers.celery_inside.consumer import CeleryConsumer
 from sluicegate.workers.celery_inside.in_process import GeventPool, SoloPool, ThreadsPool
 from sluicegate.workers.celery_inside.loops import DrainLoop, HubLoop
 from sluicegate.workers.celery_inside.prefork import PreforkPool
 from sluicegate.workers.celery_inside.redis_hand_back import RedisWayBack
 from sluicegate.workers.cell import Cell
-from sluicegate.workers.ports import Loop, PoolSide, WayBack
+from sluicegate.workers.log import logger
+from sluicegate.workers.ports import Books, Loop, PoolSide, TaskConsumer, WayBack
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sides:
     """What a worker stands on."""
 
     pool: PoolSide
     way_back: WayBack
     loop: Loop
+    consumer: TaskConsumer
+    books: Books
 
 
 def sides_of(worker: Any, cell: Cell, *, in_hand_s: float = IN_HAND_S) -> Sides:
@@ -45,7 +49,13 @@ def sides_of(worker: Any, cell: Cell, *, in_hand_s: float = IN_HAND_S) -> Sides:
     way_back = _way_back(worker, in_hand_s)
     if worker.use_eventloop == (pool is GeventPool):
         raise InvalidSetting("worker_pool", f"{pool.name} with this broker has another event loop than was foreseen")
-    return Sides(pool(worker, cell), way_back, HubLoop(worker) if worker.use_eventloop else DrainLoop())
+    return Sides(
+        pool=pool(worker, cell),
+        way_back=way_back,
+        loop=HubLoop(worker) if worker.use_eventloop else DrainLoop(),
+        consumer=CeleryConsumer(),
+        books=CeleryBooks(worker),
+    )
 
 
 def _pool_side(worker: Any) -> type[PreforkPool | ThreadsPool | SoloPool | GeventPool] | None:

@@ -1,10 +1,65 @@
-"""The consumer of one broker connection."""
+"""The consumer of one broker connection after the other."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from celery import bootsteps
+from redis.exceptions import ResponseError
+
+from sluicegate.workers.celery_inside import waiting
+from sluicegate.workers.celery_inside.loops import do_nothing
+from sluicegate.workers.ports import Wanted
+
+
+class CeleryConsumer:
+    """Stands before the task consumer's `consume`: Celery calls it at boot, on reconnect, and for an added queue."""
+
+    def __init__(self) -> None:
+        self._consumer: Any = None
+        self._consume: Callable[[], None] = do_nothing
+
+    @property
+    def _tasks(self) -> Any:
+        return self._consumer.task_consumer
+
+    def attach(self, consumer: Any, consume: Callable[[Callable[[], None]], None]) -> None:
+        """Before its first `consume()`."""
+        self._consumer = consumer
+        celery_consume = self._tasks.consume
+        self._consume = lambda: consume(celery_consume)
+
+        def consume_if_open(no_ack: bool | None = None) -> None:
+            consume(partial(celery_consume, no_ack))
+
+        self._tasks.consume = consume_if_open
+
+    def detach(self) -> None:
+        """The next connection has a consumer of its own."""
+        self._consumer, self._consume = None, do_nothing
+
+    def consume(self) -> None:
+        """As Celery does."""
+        self._consume()
+
+    def queues(self) -> dict[str, Any]:
+        """kombu's, by name."""
+        return {queue.name: queue for queue in self._tasks.queues}
+
+    def add_queue(self, queue: Any) -> None:
+        """The next `consume` asks for it."""
+        self._tasks.add_queue(queue)
+
+    def unstarted(self, is_wanted: Wanted) -> Iterator[Any]:
+        """From the buckets, and from the timer."""
+        yield from waiting.rate_limited(self._consumer, is_wanted)
+        yield from waiting.waiting_for_eta(self._consumer, is_wanted)
+
+    def is_usual(self, error: Exception) -> bool:
+        """What kombu names for its transport, and what Redis says no by."""
+        return isinstance(error, (*self._consumer.connection_errors, ResponseError))
 
 
 def is_stopping(consumer: Any) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import celery
 from celery.worker import state as worker_state
 
 from sluicegate.schemas.beats import RunningTask
@@ -14,8 +14,9 @@ from sluicegate.schemas.scopes import Subject
 from sluicegate.workers.celery_inside.redis_debts import (
     Arrival,
 )
+from sluicegate.workers.log import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 SCHEDULED: Any = getattr(worker_state, "scheduled_requests", None)
 """Requests that wait for their ETA; Celery keeps this set since 5.7."""
 
@@ -47,6 +48,15 @@ def tell_queue(request: Any) -> None:
 def queue_told(context: Any) -> str | None:
     """The queue of a running task, by its `task.request`; None where it is not known."""
     return _default_queue(context.delivery_info or {}) or getattr(context, "sluicegate_queue", None)
+
+
+def current_task() -> Any:
+    """The task that the worker runs here; None outside, and for one that is called directly or eagerly."""
+    task: Any = celery.current_task
+    if not task:
+        return None
+    request = task.request
+    return None if request.called_directly or request.is_eager or request.id is None else task
 
 
 def _default_queue(delivery_info: Any) -> str | None:

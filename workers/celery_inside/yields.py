@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -12,9 +11,10 @@ from celery.utils.imports import symbol_by_name
 from celery.worker import state as worker_state
 
 from sluicegate.workers.checkpoints import YIELD, Yielded, way_of
+from sluicegate.workers.log import logger
 from sluicegate.workers.station import Station
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 class YieldedRun(Ignore):

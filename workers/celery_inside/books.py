@@ -1,0 +1,48 @@
+"""Celery's books, as the core asks for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sluicegate.schemas.beats import RunningTask
+from sluicegate.schemas.scopes import Subject
+from sluicegate.workers.celery_inside import requests, waiting
+
+
+class CeleryBooks:
+    """Those of one worker process. Celery keeps most of them in module globals (`celery.worker.state`)."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+
+    def running(self) -> list[Any]:
+        """Of the pool's own book."""
+        return requests.running_requests()
+
+    def running_task(self, request: Any, *, is_waiting: bool) -> RunningTask:
+        """With the queue, where it is known."""
+        return requests.running_task(request, is_waiting=is_waiting)
+
+    def subject_of(self, request: Any, worker: Subject) -> Subject:
+        """By its queue and its task's name."""
+        return requests.subject_of(request, worker)
+
+    def forget(self, request: Any) -> None:
+        """In each book that may have it."""
+        requests.forget(request)
+
+    def start(self, request: Any) -> None:
+        """By what Celery calls for every request that came."""
+        self._worker.process_task(request)
+
+    def count_reserved(self) -> int:
+        """What is reserved and not active, and what waits on the timer."""
+        return waiting.count_reserved(self._worker)
+
+    def queues(self) -> tuple[str, ...]:
+        """As the app has them: those of a held queue too."""
+        return tuple(self._worker.app.amqp.queues.consume_from)
+
+    def concurrency(self) -> int:
+        """As the worker was started."""
+        return int(self._worker.concurrency)

@@ -1,0 +1,44 @@
+"""Loggers whose lines carry, beside their text, whom and what they are about (docs/logging.md).
+
+One worker a process: `describe` is called once, before the pool forks, and its children say the same of theirs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from typing import Any
+
+from sluicegate.schemas.holds.hold import Hold
+
+NAMESPACE, WORKER, VERSION, HOLD = (f"sluicegate_{field}" for field in ("namespace", "worker", "version", "hold"))
+
+
+class _Logger(logging.LoggerAdapter[logging.Logger]):
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**_describe(), **(kwargs.get("extra") or {})}
+        return msg, kwargs
+
+
+_describe: Callable[[], Mapping[str, str]] = dict
+
+
+def logger(name: str) -> logging.LoggerAdapter[logging.Logger]:
+    """The logger of that name."""
+    return _Logger(logging.getLogger(name))
+
+
+def describe(*, namespace: str, worker: str, version: Callable[[], object]) -> None:
+    """What every line of this process carries from here on; `version` is asked at each: the edition in force."""
+    global _describe
+
+    def fields() -> dict[str, str]:
+        return {NAMESPACE: namespace, WORKER: worker, VERSION: str(version())}
+
+    _describe = fields
+
+
+def about(holds: Iterable[Hold], **more: object) -> dict[str, str]:
+    """The `extra` of a line about these holds: their ids, in the order of `holds`; `more` by the short names."""
+    fields = {f"sluicegate_{name}": str(value) for name, value in more.items()}
+    return fields | {HOLD: ",".join(str(hold.id) for hold in holds)}
