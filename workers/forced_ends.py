@@ -17,7 +17,7 @@ from uuid import UUID
 from sluicegate.schemas.beats import Force, ForcedTask
 from sluicegate.schemas.holds.hold import ENDING_GRACE_S, Hold, Then
 from sluicegate.schemas.scopes import Subject
-from sluicegate.workers.log import logger
+from sluicegate.workers.log import about, logger
 from sluicegate.workers.ports import Books, PoolSide
 
 log = logger(__name__)
@@ -58,21 +58,23 @@ class Endings:
         returning = self._over(running)
         due = [hold for hold in holds if now - self._heard_at[hold.id] >= ENDING_GRACE_S]
         for request in running.values():
-            if (then := self._step_for(request, due)) is not None:
-                self._end(request, then, now)
+            for hold, then in self._step_for(request, due):
+                self._end(request, hold, then, now)
         self._left &= running.keys()
         if len(due) < len(holds) or self._under_way:
             return returning, LOOK_EVERY_S
         return returning, None if not holds else 1.0
 
-    def _step_for(self, request: Any, due: list[Hold]) -> Then | None:
+    def _step_for(self, request: Any, due: list[Hold]) -> list[tuple[Hold, Then]]:
+        """The strongest step among the holds that end it, with the hold whose step that is; nothing where none does."""
         if not due:
-            return None
+            return []
         subject = self._subject_of(request)
-        steps = {hold.then for hold in due if hold.scope.matches(subject)}
-        return next((then for then in (Then.TERMINATE, Then.REQUEUE) if then in steps), None)
+        holds = [hold for hold in due if hold.scope.matches(subject)]
+        steps = [(hold, step) for step in (Then.TERMINATE, Then.REQUEUE) for hold in holds if hold.then == step]
+        return steps[:1]
 
-    def _end(self, request: Any, then: Then, now: float) -> None:
+    def _end(self, request: Any, hold: Hold, then: Then, now: float) -> None:
         ending = self._under_way.get(request.id)
         if ending is not None:
             if not ending.is_hard and now - ending.since >= HARDER_AFTER_S:
@@ -81,17 +83,18 @@ class Endings:
             return
         if request.id in self._left:
             return
+        more = about([hold])
         if then is Then.REQUEUE and request.acknowledged:
-            self._leave(request, "its message was acknowledged early: to end it would lose it")
+            self._leave(request, "its message was acknowledged early: to end it would lose it", more)
         elif self._pool.end(request, then, is_hard=False):
             self._under_way[request.id] = _Ending(request, then, now)
-            log.warning("sluicegate: its deadline has passed: %s %s", then, _name(request))
+            log.warning("sluicegate: its deadline has passed: %s %s", then, _name(request), extra=more)
         else:
-            self._leave(request, f"{self._pool.name} cannot {then} a running task")
+            self._leave(request, f"{self._pool.name} cannot {then} a running task", more)
 
-    def _leave(self, request: Any, why: str) -> None:
+    def _leave(self, request: Any, why: str, more: dict[str, str]) -> None:
         self._left.add(request.id)
-        log.warning("sluicegate: its deadline has passed, and %s goes on: %s", _name(request), why)
+        log.warning("sluicegate: its deadline has passed, and %s goes on: %s", _name(request), why, extra=more)
 
     def _over(self, running: dict[str, Any]) -> list[Any]:
         returning = []

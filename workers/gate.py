@@ -21,7 +21,7 @@ from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import ScopeKind, Subject
 from sluicegate.schemas.snapshots import NOTHING, Edition, Snapshot
 from sluicegate.workers.cell import Cell, pack
-from sluicegate.workers.log import logger
+from sluicegate.workers.log import about, logger
 
 log = logger(__name__)
 
@@ -34,14 +34,14 @@ _OF_SOME_TASKS = (ScopeKind.QUEUE, ScopeKind.TASK)
 class Standing:
     """What is in force at the gate. `local_reason`: why the worker holds itself, None where it does not.
 
-    `mode` is what holds the whole worker; `scoped` are the holds that only some of its tasks fall under; `ending` those
-    of either kind whose deadline's step ends what still runs under them.
+    `mode` is what holds the whole worker, by the holds `here`; `scoped` are the holds that only some of its tasks fall
+    under; `ending` those of either kind whose deadline's step ends what still runs under them.
     """
 
     edition: Edition
     mode: Mode
     local_reason: str | None
-    words: str = ""
+    here: tuple[Hold, ...] = ()
     scoped: tuple[Hold, ...] = ()
     ending: tuple[Hold, ...] = ()
 
@@ -156,7 +156,7 @@ class Gate(Generic[R]):
             edition=snapshot.edition,
             mode=max((hold.mode for hold in here), default=Mode.RUN),
             local_reason=self._local_reason,
-            words="; ".join(f"{hold.reason} (by {hold.actor})" for hold in here),
+            here=tuple(here),
             scoped=scoped,
             ending=tuple(hold for hold in (*here, *scoped) if hold.ends_tasks),
         )
@@ -251,20 +251,23 @@ class Gate(Generic[R]):
             log.info("sluicegate: closed, %s", BOOTING)
             return
         before, self._logged = self._logged, standing
-        if standing.scoped and (before is None or before.scoped != standing.scoped):
-            said = "; ".join(f"{hold.scope} ({hold.mode.word}): {hold.reason}" for hold in standing.scoped)
-            log.warning("sluicegate: held at version %s: %s", standing.edition, said)
-        elif before is not None and before.scoped and not standing.scoped:
-            log.warning("sluicegate: nothing is held apart any more at version %s", standing.edition)
+        version, scoped = standing.edition, standing.scoped
+        if scoped and (before is None or before.scoped != scoped):
+            said = "; ".join(f"{hold.scope} ({hold.mode.word}): {hold.reason}" for hold in scoped)
+            log.warning("sluicegate: held at version %s: %s", version, said, extra=about(scoped, version))
+        elif before is not None and before.scoped and not scoped:
+            more = about(before.scoped, version)
+            log.warning("sluicegate: nothing is held apart any more at version %s", version, extra=more)
         if standing.is_open:
             if before is None:
-                log.info("sluicegate: running at version %s", standing.edition)
+                log.info("sluicegate: running at version %s", version, extra=about((), version))
             elif not before.is_open:
-                log.warning("sluicegate: resumed at version %s", standing.edition)
-        elif before is None or (before.edition, before.is_open) != (standing.edition, False):
-            why = standing.local_reason or standing.words
+                log.warning("sluicegate: resumed at version %s", version, extra=about(before.here, version))
+        elif before is None or (before.edition, before.is_open) != (version, False):
+            why = standing.local_reason or "; ".join(f"{hold.reason} (by {hold.actor})" for hold in standing.here)
             mode = standing.mode.word if standing.mode else "by this worker itself"
-            log.warning("sluicegate: paused (%s) at version %s: %s", mode, standing.edition, why)
+            more = about(standing.here, version)
+            log.warning("sluicegate: paused (%s) at version %s: %s", mode, version, why, extra=more)
 
     @property
     def state(self) -> WorkerState:

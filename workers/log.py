@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 from sluicegate.schemas.holds.hold import Hold
+from sluicegate.schemas.snapshots import Edition
 
 NAMESPACE, WORKER, VERSION, HOLD = (f"sluicegate_{field}" for field in ("namespace", "worker", "version", "hold"))
 
@@ -28,7 +29,7 @@ def logger(name: str) -> logging.LoggerAdapter[logging.Logger]:
     return _Logger(logging.getLogger(name))
 
 
-def describe(*, namespace: str, worker: str, version: Callable[[], object]) -> None:
+def describe(*, namespace: str, worker: str, version: Callable[[], Edition]) -> None:
     """What every line of this process carries from here on; `version` is asked at each: the edition in force."""
     global _describe
 
@@ -38,7 +39,9 @@ def describe(*, namespace: str, worker: str, version: Callable[[], object]) -> N
     _describe = fields
 
 
-def about(holds: Iterable[Hold], **more: object) -> dict[str, str]:
-    """The `extra` of a line about these holds: their ids, in the order of `holds`; `more` by the short names."""
-    fields = {f"sluicegate_{name}": str(value) for name, value in more.items()}
-    return fields | {HOLD: ",".join(str(hold.id) for hold in holds)}
+def about(holds: Iterable[Hold], version: Edition | None = None) -> dict[str, str]:
+    """The `extra` of a line about these holds, of this edition where it is not the one in force."""
+    fields = {} if version is None else {VERSION: str(version)}
+    if ids := ",".join(str(hold.id) for hold in holds):
+        fields[HOLD] = ids
+    return fields

@@ -26,7 +26,7 @@ def hold(then: Then, scope: str = "global", number: int = 1) -> Hold:
         actor="alice",
         created_at=NOW,
         deadline=NOW,
-        then=then,
+        then=str(then),
         escalated_at=NOW,
     )
 
