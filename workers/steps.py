@@ -17,6 +17,7 @@ from celery import bootsteps
 from sluicegate.schemas import settings
 from sluicegate.schemas.errors import InvalidSetting
 from sluicegate.workers.celery_inside.consumer import is_stopping
+from sluicegate.workers.celery_inside.marks import MEMBER
 from sluicegate.workers.member import Member
 
 
@@ -74,7 +75,7 @@ class GuardConsumer(bootsteps.StartStopStep):
 
     def include_if(self, c: Any) -> bool:
         """Only where the worker step is in."""
-        return hasattr(c.controller, "sluicegate")
+        return hasattr(c.controller, MEMBER)
 
     def start(self, c: Any) -> None:
         """After `Tasks` made the consumer, before the event loop consumes."""

@@ -1,6 +1,6 @@
-"""Celery, kombu and billiard still are what `workers/celery_inside.py` was read from.
+"""Celery, kombu and billiard still are what `workers/celery_inside/` was read from (`relied_on.py` lists it).
 
-A failure here means: read that file's list again against the new version, before anything else.
+A failure here means: read that list again against the new version, before anything else.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from sluicegate.workers.celery_inside.starts import _resume_at, has_entered
 from sluicegate.workers.celery_inside.waiting import eta_tickets
 from sluicegate.workers.cell import Cell
 
-READ_AGAIN = "changed: read workers/celery_inside.py again against this version"
+READ_AGAIN = "changed: read workers/celery_inside/relied_on.py again against this version"
 
 
 def source(what: object) -> str:

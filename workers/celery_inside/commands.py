@@ -6,10 +6,12 @@ from typing import Any
 
 from celery.worker.control import inspect_command
 
+from sluicegate.workers.celery_inside.marks import MEMBER
+
 
 def sluicegate_hint(state: Any, **_: Any) -> dict[str, str]:
     """The second door: read the signed state again. Arguments are ignored on purpose; nothing here resumes."""
-    member = getattr(state.consumer.controller, "sluicegate", None)
+    member = getattr(state.consumer.controller, MEMBER, None)
     if member is None:
         return {"ok": "sluicegate is not installed"}
     member.follower.poke()

@@ -15,6 +15,7 @@ from celery.app.trace import build_tracer
 from sluicegate.schemas.beats import RunningTask
 from sluicegate.schemas.holds.hold import Then
 from sluicegate.workers.celery_inside.loops import do_nothing
+from sluicegate.workers.celery_inside.marks import NOTED
 from sluicegate.workers.celery_inside.requests import tell_queue
 from sluicegate.workers.celery_inside.starts import has_entered, note_begin_of
 from sluicegate.workers.cell import Cell
@@ -108,7 +109,7 @@ class PoolWithin:
 
     def _note_starts_of(self, task: Any) -> None:
         """Have this task's class say when it begins; once. Celery looks for `before_start` when it builds a tracer."""
-        if not hasattr(type(task).before_start, "is_noted"):
+        if not hasattr(type(task).before_start, NOTED):
             note_begin_of(type(task), self._note_begin)
             app = self._worker.app
             task.__trace__ = build_tracer(task.name, task, app.loader, self._worker.hostname, app=app)

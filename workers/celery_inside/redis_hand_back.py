@@ -13,6 +13,7 @@ from typing import Any
 from kombu.utils.json import dumps, loads
 
 from sluicegate.workers.celery_inside.loops import do_nothing
+from sluicegate.workers.celery_inside.marks import ARRIVAL
 from sluicegate.workers.celery_inside.redis_debts import (
     HAND_BACK,
     HAND_BACK_ASIDE,
@@ -207,7 +208,7 @@ class RedisWayBack:
         """Make a debt of its message. `entry`: as `Owed` has it."""
         channel = self._channel
         message = request.message
-        arrival: Arrival | None = getattr(message, "sluicegate_arrival", None)
+        arrival: Arrival | None = getattr(message, ARRIVAL, None)
         if arrival is None or arrival.queue in channel._fanout_queues:
             return False
         priority = channel._get_message_priority(message._raw, reverse=False)

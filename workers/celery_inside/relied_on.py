@@ -2,40 +2,66 @@
 
 Read from Celery 5.5.3 and 5.7.0, kombu 5.5.4 and 5.7.0, py-amqp 5.4.2, billiard 4.3.2, gevent 24.10.1 and 26.9.0.
 `tests/unit/test_celery_inside.py` asserts each name and each shape used here, so that a new version that changes
-one fails loudly.
+one fails loudly. `marks` lists what of it is replaced, and what is put there.
 
-What is relied on                                             where it stands
+What is relied on, by the module that does (in brackets)     where it stands
+
+[prefork, in_process]
 - `WorkController._process_task`, looked up at call time      celery/worker/worker.py
 - `WorkController.process_task`, bound when the pool is made  celery/worker/components.py (Pool.create)
+[prefork]
 - `LaxBoundedSemaphore._waiting`, `.value`                    kombu/asynchronous/semaphore.py
-- `Consumer.task_buckets`, `TokenBucket.contents`             celery/worker/consumer/consumer.py, kombu/utils/limits.py
-- ETA entries on the timer with the request as first argument celery/worker/strategy.py (call_at), kombu/.../timer.py
 - `AsynPool.outbound_buffer`, `._cache`, `._pool[].index`     celery/concurrency/asynpool.py, billiard/pool.py
 - `ApplyResult._accepted`, `._accept_callback`, `._worker_pid`, `._write_to`  billiard/pool.py
 - `TaskPool.flush`, called when the broker drops, forgets jobs in a child's pipe   celery/concurrency/asynpool.py
+- `Request.terminate`, and of one that is handed back: `_already_cancelled`, `_apply_result`, `worker_pid`;
+  `TaskPool.terminate_job`, `ApplyResult.terminate`          celery/worker/request.py, billiard/pool.py
+[in_process]
 - `TaskPool.on_apply`: `accept_callback` is called first in the thread or greenlet that runs the task, and it is where
   an early acknowledgement happens   celery/concurrency/base.py (apply_target), thread.py, solo.py, gevent.py
 - what `on_apply` returns: `ApplyResult.f`, a future (threads), or a greenlet (gevent)  celery/concurrency/thread.py
-- gevent's `TaskPool._quick_put` spawns and blocks while the pool is full; its timer's queue holds greenlets
-- `synloop` calls `connection.drain_events(timeout=2.0)` on the consumer's connection   celery/worker/loops.py
+- gevent's `TaskPool._quick_put` spawns and blocks while the pool is full   celery/concurrency/gevent.py
+[in_process, children]
+- `build_tracer`: a pool calls the task's `__trace__`, which it made   celery/app/trace.py
+[starts]
+- `build_tracer`: `before_start` comes last before the task's code     celery/app/trace.py
+- `Task.before_start` does nothing                         celery/app/task.py
+[children]
+- a tracer's `(outcome, info, runtime, text)`: of one that raised Ignore `outcome` is a billiard `ExceptionInfo`, whose
+  `.tb` holds the frames, and `info.retval` the exception     celery/app/trace.py, billiard/einfo.py
+- `worker_process_init` is sent in a child after its tracers were built; `current_process().index`, by which its parent
+  knows it   celery/concurrency/prefork.py (process_initializer), billiard/pool.py
+[yields]
 - `Task.Request`, the class or name that `create_request_cls` derives from; `Request.on_failure` is told how a run
   ended, and lets one that raised Ignore be acknowledged   celery/worker/strategy.py, celery/worker/request.py
 - `Task.run` is looked up when a tracer is built           celery/app/trace.py
-- `build_tracer`: `before_start` comes last before the task's code; a child calls `__trace__`  celery/app/trace.py
-- `Task.before_start` does nothing                         celery/app/task.py
-- a tracer's `(outcome, info, runtime, text)`: of one that raised Ignore `outcome` is a billiard `ExceptionInfo`, whose
-  `.tb` holds the frames, and `info.retval` the exception     celery/app/trace.py, billiard/einfo.py
-- `Request.terminate`, and of one that is handed back: `_already_cancelled`, `_apply_result`, `worker_pid`;
-  `TaskPool.terminate_job`, `ApplyResult.terminate`          celery/worker/request.py, billiard/pool.py
+[requests]
 - `state.requests`, `.reserved_requests`, `.active_requests`, `.scheduled_requests` (5.7)   celery/worker/state.py
+- a task's `request` has what its message's headers had, and `delivery_info`   celery/app/task.py (Context)
+[waiting]
+- `Consumer.task_buckets`, `TokenBucket.contents`             celery/worker/consumer/consumer.py, kombu/utils/limits.py
+- ETA entries on the timer with the request as first argument celery/worker/strategy.py (call_at), kombu/.../timer.py
+- the queue of gevent's timer holds greenlets                 celery/concurrency/gevent.py (Timer)
+[books]
+- `WorkController.process_task`, `.concurrency`, `.app.amqp.queues.consume_from`   celery/worker/worker.py, app/amqp.py
+[consumer]
 - `task_consumer.consume`, made in `Tasks.start` but first called by the event loop   celery/worker/loops.py
 - `WorkController.blueprint.state` is no longer RUN before the consumer's steps are stopped for good, and the broker
   connection stays until the pool has stopped              celery/bootsteps.py (Blueprint.stop), celery/worker/worker.py
+[loops]
+- `synloop` calls `connection.drain_events(timeout=2.0)` on the consumer's connection   celery/worker/loops.py
+- `hub.add_reader`, `hub.call_later`, and that a reset forgets readers   kombu/asynchronous/hub.py
+[commands]
+- `inspect_command` makes a function one that every worker of the process answers to   celery/worker/control.py
+[choose]
+- `WorkController._conninfo`, `.pool_cls`, `.use_eventloop`, `.optimization`   celery/worker/worker.py
+- `SentinelChannel` is a Redis channel, whose pools ask the sentinels at each new connection   kombu/transport/redis.py
+[redis_hand_back]
 - the Redis channel: `unacked_key`, `unacked_index_key`, `qos._quick_ack`, `qos.can_consume`, `_q_for_pri`,
   `_get_message_priority`, `conn_or_acquire`, `_in_poll`, `_brpop_read`, `_fanout_queues`, `global_keyprefix`
                                                             kombu/transport/redis.py
-- `SentinelChannel` is such a channel, whose pools ask the sentinels at each new connection   kombu/transport/redis.py
 - `Transport._callbacks`, kombu's queue name -> callback      kombu/transport/virtual/base.py
+[amqp_hand_back]
 - the AMQP channel: `callbacks` by consumer tag until the broker's cancel-ok, `no_ack_consumers`, `send_method`,
   `message_to_python`, `connection.server_properties`         amqp/channel.py, kombu/transport/pyamqp.py
 - `Consumer._active_tags`, `._active_queue_no_ack` (5.7), `._receive_callback`, `.on_message`   kombu/messaging.py

@@ -11,6 +11,7 @@ from celery.worker import state as worker_state
 
 from sluicegate.schemas.beats import RunningTask
 from sluicegate.schemas.scopes import Subject
+from sluicegate.workers.celery_inside.marks import ARRIVAL, QUEUE
 from sluicegate.workers.celery_inside.redis_debts import (
     Arrival,
 )
@@ -33,7 +34,7 @@ def queue_of(request: Any) -> str | None:
 
 def queue_of_message(message: Any) -> str | None:
     """The same of a message."""
-    arrival: Arrival | None = getattr(message, "sluicegate_arrival", None)
+    arrival: Arrival | None = getattr(message, ARRIVAL, None)
     return None if arrival is None else arrival.queue
 
 
@@ -42,12 +43,12 @@ def tell_queue(request: Any) -> None:
     message = request.message
     queue = queue_of_message(message)
     if queue is not None and queue != _default_queue(message.delivery_info or {}):
-        request.request_dict["sluicegate_queue"] = queue
+        request.request_dict[QUEUE] = queue
 
 
 def queue_told(context: Any) -> str | None:
     """The queue of a running task, by its `task.request`; None where it is not known."""
-    return _default_queue(context.delivery_info or {}) or getattr(context, "sluicegate_queue", None)
+    return _default_queue(context.delivery_info or {}) or getattr(context, QUEUE, None)
 
 
 def current_task() -> Any:

@@ -11,6 +11,8 @@ from typing import Any
 from celery import Task
 from celery.app.trace import build_tracer
 
+from sluicegate.workers.celery_inside.marks import NOTED
+
 _TRACE = next(code for code in build_tracer.__code__.co_consts if getattr(code, "co_name", "") == "trace_task")
 
 
@@ -47,7 +49,7 @@ def note_begin_of(task_class: Any, note: Callable[[str], None]) -> None:
     `task_prerun` and after the STARTED state has been stored: seen later than that, a start is a start.
     """
     original = task_class.before_start
-    if hasattr(original, "is_noted"):
+    if hasattr(original, NOTED):
         return
 
     def before_start(task: Any, task_id: str, args: Any, kwargs: Any) -> None:
@@ -56,5 +58,5 @@ def note_begin_of(task_class: Any, note: Callable[[str], None]) -> None:
         if original is not Task.before_start:
             original(task, task_id, args, kwargs)
 
-    before_start.is_noted = True  # type: ignore[attr-defined]
+    before_start.sluicegate_noted = True  # type: ignore[attr-defined]
     task_class.before_start = before_start

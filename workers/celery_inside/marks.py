@@ -1,0 +1,56 @@
+"""What is put on other people's objects, or in the place of what they have: all of it. A test holds this complete.
+
+Celery calls objects of its own from end to end, and offers no place for what must travel with them. So some facts
+travel as attributes of those objects, and some methods are stood before. Whoever looks at such an object sees the names
+below; nothing else of it is changed. `relied_on` lists what is only read.
+"""
+
+from __future__ import annotations
+
+ARRIVAL = "sluicegate_arrival"
+QUEUE = "sluicegate_queue"
+REQUEST = "sluicegate_request"
+NOTED = "sluicegate_noted"
+MEMBER = "sluicegate"
+
+ADDED = {
+    ARRIVAL: "a kombu message: the queue it came from, its number there, and when (redis_debts.Arrival)",
+    QUEUE: "a request's dict, where its message does not say its queue: the queue, which travels to the pool child",
+    REQUEST: "an accept callback of a pool in this process: its request, which gevent's spawn is not told",
+    NOTED: "a task class's `before_start`: True, it notes the start already",
+    MEMBER: "a WorkController: the Member of this process (steps, commands)",
+}
+"""Attributes and keys of our own: name, and whose it is and what for."""
+
+REPLACED = {
+    "_process_task": "WorkController: each start asks the gate first (prefork, in_process)",
+    "process_task": "WorkController: the same, where Celery bound it before",
+    "on_apply": "TaskPool of this process: each hand-over is a job that is checked again where it starts (in_process)",
+    "_quick_put": "gevent's TaskPool: a full pool is not waited for while the gate is closed (in_process)",
+    "flush": "prefork's TaskPool: remembers the jobs that Celery forgets (prefork)",
+    "consume": "a connection's task consumer: nothing is consumed while the gate is closed (consumer)",
+    "basic_consume": "a connection's channel: each message is told its queue (redis_hand_back, amqp_hand_back)",
+    "message_to_python": "an AMQP channel: the same",
+    "callbacks": "an AMQP channel: what comes after a pause is caught (amqp_hand_back)",
+    "_active_tags": "an AMQP task consumer: a cancelled consumer's tag is dropped before the broker answers",
+    "_callbacks": "kombu's virtual transport: what comes after a pause is caught (redis_hand_back)",
+    "can_consume": "a Redis channel's QoS, during a pause: the reply that is under way is read (redis_hand_back)",
+    "drain_events": "a gevent worker's connection: `tend` is called between two of them (loops)",
+    "run": "a task that declares `on_quiesce`: its end drops or keeps the cursor (yields)",
+    "Request": "the same: a run that yielded is neither acknowledged nor failed (yields)",
+    "before_start": "a task class: the start is noted (starts)",
+    "__trace__": "a task: built anew, so that it calls the above, and notes the end (children, in_process)",
+    "acknowledged": "a request whose message is ours now: True (both ways back)",
+    "_state": "its message: REQUEUED, so that kombu leaves it alone (both ways back)",
+    "_already_cancelled": "a request that a deadline requeues: True, so that Celery lets go of it (prefork)",
+    "value": "prefork's semaphore: the slot of a start that did not happen (prefork)",
+    "tb": "what a tracer tells of a run that yielded: None, it would not fit into one piece (children)",
+}
+"""Attributes that are theirs, and that are set: name, and whose it is and what for."""
+
+MODULE_GLOBALS = {
+    "_station": "workers.checkpoints: what this process offers its tasks; set once, and children have it by fork",
+    "_flags": "workers.checkpoints: the cell's byte, for the same",
+    "_describe": "workers.log: what each line of this process carries",
+}
+"""Our own module globals that are set after import. One process is one worker."""
