@@ -19,12 +19,14 @@ import gevent.pool
 import pytest
 from celery import Celery, Task, bootsteps, signals
 from celery.app import trace
+from celery.app.amqp import Queues
 from celery.app.task import Context
 from celery.concurrency import asynpool, base, prefork, solo, thread
 from celery.concurrency import gevent as green
-from celery.worker import WorkController, components, loops, request, state, strategy
+from celery.worker import WorkController, components, control, loops, request, state, strategy
 from celery.worker.consumer import Consumer, tasks
 from kombu import messaging
+from kombu.asynchronous.hub import Hub
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 from kombu.asynchronous.timer import Timer
 from kombu.transport import pyamqp, redis, virtual
@@ -161,6 +163,13 @@ def test_the_installed_version_is_one_that_was_read(package):
         (pyamqp.Channel.message_to_python, "return self.Message(raw_message, channel=self)"),
         (pyamqp.Message.__init__, "headers=props.get('application_headers') or {}"),
         (pyamqp.Transport, "driver_name = 'py-amqp'"),
+        # What a side is chosen by, the queues that are consumed, and the event loop.
+        (WorkController.setup_instance, "self._conninfo = self.app.connection_for_read()"),
+        (WorkController.setup_instance, "self.use_eventloop = ("),
+        (WorkController.setup_instance, "self.pool_cls = _concurrency.get_implementation(self.pool_cls)"),
+        (WorkController.setup_defaults, "self.optimization = optimization or O"),
+        (Queues, "def consume_from(self):"),
+        (Hub.reset, "self._create_poller()"),
     ],
 )
 def test_the_line_that_is_relied_on_stands_where_it_was_read(what, says):
@@ -295,6 +304,13 @@ def test_the_timer_shows_its_entries_and_cancels_them():
 def test_the_signals_that_are_relied_on_exist():
     for name in ("worker_process_init", "worker_shutdown"):
         assert hasattr(signals, name), READ_AGAIN
+
+
+@pytest.mark.parametrize(
+    ("of", "name"), [(Hub, "add_reader"), (Hub, "call_later"), (control, "inspect_command"), (state, "requests")]
+)
+def test_what_is_called_by_name_is_there(of, name):
+    assert callable(getattr(of, name)) or isinstance(getattr(of, name), dict), READ_AGAIN
 
 
 def test_bootsteps_are_included_and_named_as_before():
