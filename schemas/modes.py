@@ -27,11 +27,3 @@ class Mode(IntEnum):
             if mode and word == mode.word:
                 return mode
         raise InvalidInput(field, f"{word!r} is not a mode: use drain or quiesce")
-
-    @classmethod
-    def from_word(cls, word: object, field: str = "mode") -> Self:
-        """The mode that `word` spells, `run` included; raises InvalidInput naming `field`."""
-        for mode in cls:
-            if word == mode.word:
-                return mode
-        raise InvalidInput(field, f"{word!r} is not a mode: use run, drain or quiesce")

@@ -5,16 +5,15 @@ Intent (`Holds`, versioned) and progress are different types on purpose: nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Protocol
 
 from sluicegate.schemas.beats import Beat, RunningTask, WorkerState
 from sluicegate.schemas.holds.hold import Hold
 from sluicegate.schemas.scopes import GLOBAL, Scope, ScopeKind, Subject
 from sluicegate.schemas.snapshots import Edition
-from sluicegate.schemas.times import to_wire, to_wire_or_none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +24,21 @@ class Sighting:
     seen_at: datetime
 
 
-def is_of(task: RunningTask, scope: Scope) -> bool:
+class Running(Protocol):
+    """A running task, as far as a scope asks: whether a worker told of it or the control plane."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+    @property
+    def queue(self) -> str | None:
+        """Where it came from, where that is known."""
+        ...
+
+
+def is_of(task: Running, scope: Scope) -> bool:
     """Does `scope` cover this task, on a worker that is in it? One whose queue is not known counts for every queue."""
     match scope.kind:
         case ScopeKind.QUEUE:
@@ -34,6 +47,17 @@ def is_of(task: RunningTask, scope: Scope) -> bool:
             return task.name == scope.name
         case _:
             return True
+
+
+def has_work_of(scope: Scope, worker: Subject, queues: Collection[str], running: Iterable[Running]) -> bool:
+    """Could work of `scope` run on this worker, which consumes `queues` and runs `running`?"""
+    match scope.kind:
+        case ScopeKind.QUEUE:
+            return scope.name in queues or any(is_of(task, scope) for task in running)
+        case ScopeKind.TASK:
+            return True
+        case _:
+            return scope.matches(worker)
 
 
 AHEAD_AT_MOST = timedelta(seconds=30)
@@ -71,55 +95,19 @@ class WorkerView:
         """By how many seconds its wall clock is ahead of the server's; below zero: behind, the beat's way included."""
         return (self.beat.sent_at - self.sighting.seen_at).total_seconds()
 
-    @property
-    def is_lost_with_work(self) -> bool:
-        """Did it fall silent while tasks were running on it?"""
-        return self.state is WorkerState.UNKNOWN and bool(self.beat.running)
-
     def enforces(self, scope: Scope) -> bool:
         """Does it obey holds of this kind of scope?"""
         return str(scope.kind) in self.beat.enforces
 
     def is_in(self, scope: Scope) -> bool:
         """Could work of this scope run here?"""
-        match scope.kind:
-            case ScopeKind.QUEUE:
-                return scope.name in self.beat.queues or bool(self.tasks_in(scope))
-            case ScopeKind.TASK:
-                return True
-            case _:
-                beat = self.beat
-                return scope.matches(Subject(host=beat.host, worker=beat.nodename, labels=beat.labels))
+        beat = self.beat
+        subject = Subject(host=beat.host, worker=beat.nodename, labels=beat.labels)
+        return has_work_of(scope, subject, beat.queues, beat.running)
 
     def tasks_in(self, scope: Scope) -> tuple[RunningTask, ...]:
         """What runs here of this scope; a task whose queue is not known counts for every queue."""
         return tuple(task for task in self.beat.running if is_of(task, scope))
-
-    def to_wire(self) -> dict[str, Any]:
-        """One element of `GET /api/workers`; times in UTC, editions as their numbers."""
-        beat = self.beat
-        return {
-            "nodename": beat.nodename,
-            "incarnation": beat.incarnation,
-            "host": beat.host,
-            "pool": beat.pool,
-            "state": str(self.state),
-            "desiredVersion": self.desired.version,
-            "appliedVersion": beat.applied.version,
-            "desiredEpoch": self.desired.epoch,
-            "appliedEpoch": beat.applied.epoch,
-            "appliedAt": to_wire_or_none(beat.applied_at),
-            "running": [task.to_wire() for task in beat.running],
-            "reserved": beat.reserved,
-            "queues": list(beat.queues),
-            "stale": beat.is_stale,
-            "refused": dict(beat.refused),
-            "labels": dict(beat.labels),
-            "notEnforced": [str(scope) for scope in self.not_enforced],
-            "clockAheadS": self.clock_ahead_s,
-            "lastSeenAt": to_wire(self.sighting.seen_at),
-            "leaseExpiresAt": to_wire(self.lease_expires_at),
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,18 +124,6 @@ class Metrics:
     source: str
     waiting: int = 0
     is_quiesced: bool = False
-
-    def to_wire(self) -> dict[str, Any]:
-        """The `metrics` object of R-A6; `queued` is null where the broker's depth could not be read."""
-        return {
-            "queued": self.queued,
-            "running": self.running,
-            "staleRunning": self.stale_running,
-            "waiting": self.waiting,
-            "isDrained": self.is_drained,
-            "isQuiesced": self.is_quiesced,
-            "metricsSource": self.source,
-        }
 
 
 UNAVAILABLE = Metrics(queued=None, running=0, stale_running=0, is_drained=False, source="unavailable")

@@ -5,7 +5,7 @@ Heartbeats come every two seconds: a shorter task is seldom seen, and an end is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -64,9 +64,18 @@ def elapsed_s(task: RunningTask, worker: WorkerView, now: datetime) -> float | N
     return max(0.0, (said + (now - worker.sighting.seen_at)).total_seconds())
 
 
-def left_s(task: RunningTask, worker: WorkerView, usual_s: Mapping[str, float], now: datetime) -> float | None:
-    """The seconds that `task` should still take; None without evidence, and where it has outlasted all evidence."""
-    usual, elapsed = usual_s.get(task.name), elapsed_s(task, worker, now)
-    if usual is None or elapsed is None or elapsed >= usual:
+def left_s(elapsed_s: float | None, usual_s: float | None) -> float | None:
+    """The seconds that a task should still take that has run `elapsed_s`, where its name usually takes `usual_s`.
+
+    None without evidence, and where it has outlasted all evidence.
+    """
+    if usual_s is None or elapsed_s is None or elapsed_s >= usual_s:
         return None
-    return usual - elapsed
+    return usual_s - elapsed_s
+
+
+def longest_left_s(left_s: Iterable[float | None]) -> float | None:
+    """The seconds until the last of several tasks should end; None without any, and unless each has an estimate."""
+    known = list(left_s)
+    estimates = [seconds for seconds in known if seconds is not None]
+    return max(estimates) if estimates and len(estimates) == len(known) else None

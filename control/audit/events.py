@@ -13,7 +13,6 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, or_,
 from sluicegate.control.store.tables import CONTROL_EVENTS
 from sluicegate.schemas.holds.hold import Hold
 from sluicegate.schemas.snapshots import NOTHING, Edition
-from sluicegate.schemas.times import to_wire
 
 SYSTEM: Final = "sluicegate"
 """The actor of what nobody asked for: expiries, a new namespace, a bumped epoch."""
@@ -80,8 +79,28 @@ def record(connection: Connection, namespace: str | None, event: Event) -> int:
     return added
 
 
-def latest(connection: Connection, namespace: str, count: int = 5) -> list[dict[str, Any]]:
-    """The newest events of this namespace as R-A6 has them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latest:
+    """One of the newest events, as far as it stands beside every state."""
+
+    id: int
+    action: str
+    mode: str | None
+    reason: str | None
+    actor: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """One event on record, under the id that it got."""
+
+    id: int
+    event: Event
+
+
+def latest(connection: Connection, namespace: str, count: int = 5) -> list[Latest]:
+    """The newest events of this namespace, the very newest first."""
     rows = connection.execute(
         select(CONTROL_EVENTS)
         .where(CONTROL_EVENTS.c.namespace == namespace)
@@ -89,14 +108,14 @@ def latest(connection: Connection, namespace: str, count: int = 5) -> list[dict[
         .limit(count)
     )
     return [
-        {
-            "id": row["id"],
-            "action": row["action"],
-            "mode": row["mode"],
-            "reason": row["reason"],
-            "actorUserId": row["actor"],
-            "createdAt": to_wire(row["created_at"]),
-        }
+        Latest(
+            id=row["id"],
+            action=row["action"],
+            mode=row["mode"],
+            reason=row["reason"],
+            actor=row["actor"],
+            at=row["created_at"],
+        )
         for row in rows.mappings()
     ]
 
@@ -116,8 +135,8 @@ class Query:
     offset: int = 0
 
 
-def search(connection: Connection, namespace: str, query: Query) -> tuple[list[dict[str, Any]], int]:
-    """The events that match, newest first, as `GET /api/audit` has them; and how many match in all."""
+def search(connection: Connection, namespace: str, query: Query) -> tuple[list[Recorded], int]:
+    """The events that match, newest first; and how many match in all."""
     matching = _conditions(namespace, query)
     total = connection.execute(select(func.count()).select_from(CONTROL_EVENTS).where(*matching)).scalar_one()
     rows = connection.execute(
@@ -127,7 +146,7 @@ def search(connection: Connection, namespace: str, query: Query) -> tuple[list[d
         .limit(query.limit)
         .offset(query.offset)
     )
-    return [_to_wire(row) for row in rows.mappings()], total
+    return [_recorded(row) for row in rows.mappings()], total
 
 
 def _conditions(namespace: str, query: Query) -> Sequence[ColumnElement[bool]]:
@@ -148,20 +167,21 @@ def _conditions(namespace: str, query: Query) -> Sequence[ColumnElement[bool]]:
     return conditions
 
 
-def _to_wire(row: RowMapping) -> dict[str, Any]:
-    return {
-        "id": row["id"],
-        "action": row["action"],
-        "outcome": row["outcome"],
-        "epoch": row["epoch"],
-        "version": row["version"],
-        "scope": row["scope"],
-        "cause": row["cause"],
-        "source": row["source"],
-        "mode": row["mode"],
-        "reason": row["reason"],
-        "actor": row["actor"],
-        "holdId": None if row["hold_id"] is None else str(row["hold_id"]),
-        "details": row["details"],
-        "createdAt": to_wire(row["created_at"]),
-    }
+def _recorded(row: RowMapping) -> Recorded:
+    # The version is null where the event made none; its edition has then none to tell either.
+    event = Event(
+        action=row["action"],
+        outcome=row["outcome"],
+        actor=row["actor"],
+        at=row["created_at"],
+        edition=Edition(row["epoch"], row["version"] or 0),
+        version=row["version"],
+        scope=row["scope"],
+        cause=row["cause"],
+        source=row["source"],
+        mode=row["mode"],
+        reason=row["reason"],
+        hold_id=row["hold_id"],
+        details=row["details"],
+    )
+    return Recorded(id=row["id"], event=event)

@@ -7,8 +7,9 @@ import sys
 import click
 
 from sluicegate.control.cli.verb import Noun, reported
-from sluicegate.control.cli.verbs import audit, change, servers, show
+from sluicegate.control.cli.verbs import audit, change, database, keys, show, tokens
 from sluicegate.control.cli.verbs.acl import acl
+from sluicegate.control.cli.verbs.serve import serve
 from sluicegate.control.cli.verbs.up import up
 from sluicegate.schemas.version import VERSION
 
@@ -43,11 +44,11 @@ for verb in (
     show.holds,
     show.workers,
     audit.audit,
-    servers.db,
-    servers.keys,
-    servers.token,
+    database.db,
+    keys.keys,
+    tokens.token,
     acl,
-    servers.serve,
+    serve,
     up,
 ):
     sluicegate.add_command(verb)

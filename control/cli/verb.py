@@ -152,6 +152,17 @@ def reported(*, as_json: bool) -> Iterator[None]:
         raise click.exceptions.Exit(code) from None
 
 
+@contextmanager
+def needs_extra(name: str) -> Iterator[None]:
+    """Turn the absence of a server's package into MissingExtra, which says what to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "sluicegate":
+            raise
+        raise MissingExtra(f"this needs the {name} extra: pip install 'sluicegate[{name}]'") from None
+
+
 def _wants_traceback() -> bool:
     context = click.get_current_context(silent=True)
     return bool(context and context.find_root().params.get("traceback"))

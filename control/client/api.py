@@ -1,7 +1,9 @@
 """The control plane's REST API, one method a route.
 
     GET  /api/system/worker-pause             Client.read
-    POST /api/system/worker-pause             Client.pause, Client.resume
+    GET  /api/system/worker-pause/preview     Client.preview
+    POST /api/system/worker-pause             Client.pause, Client.resume, Client.change
+    GET  /api/holds/{hold_id}                 Client.hold
     GET  /api/workers                         Client.workers
     POST /api/workers/{nodename}/forget       Client.forget
     GET  /api/audit                           Client.audit
@@ -21,18 +23,13 @@ from uuid import uuid4
 import httpx
 from pydantic import ValidationError
 
-from sluicegate.control.client.answers import Reply, WorkersAnswer
 from sluicegate.control.client.rejections import to_error
-from sluicegate.schemas.api.bodies import (
-    AuditAnswer,
-    ChangeAnswer,
-    ForgetRequest,
-    HoldAnswer,
-    PauseAnswer,
-    PauseRequest,
-    PreviewAnswer,
-    Wire,
-)
+from sluicegate.control.client.reply import Reply
+from sluicegate.schemas.api.audit import AuditAnswer
+from sluicegate.schemas.api.base import Wire
+from sluicegate.schemas.api.holds import HoldAnswer
+from sluicegate.schemas.api.pausing import ChangeAnswer, PauseAnswer, PauseRequest, PreviewAnswer
+from sluicegate.schemas.api.workers import ForgetAnswer, ForgetRequest, WorkersAnswer
 from sluicegate.schemas.errors import InvalidSetting, Unavailable
 from sluicegate.schemas.settings import TOKEN, URL
 
@@ -87,44 +84,24 @@ class Client:
         """What a hold on `scope` would touch, and when it should have drained; changes nothing."""
         return self._get(f"{SYSTEM}/preview", PreviewAnswer, params={"scope": scope})
 
-    def pause(
-        self,
-        *,
-        mode: str,
-        reason: str,
-        scope: str = "global",
-        expires_at: str | None = None,
-        expires_in_s: float | None = None,
-        deadline: str | None = None,
-        deadline_in_s: float | None = None,
-        then: str | None = None,
-    ) -> Reply[ChangeAnswer]:
-        """Place the manual hold of `scope`.
+    def pause(self, **wanted: Any) -> Reply[ChangeAnswer]:
+        """Place the manual hold of a scope; `wanted`: fields of `PauseRequest`, `mode` and `reason` at least."""
+        return self.change(PauseRequest(action="pause", **wanted))
 
-        `expires_at` and `deadline` are ISO-8601 times, `expires_in_s` and `deadline_in_s` spans in their place.
-        """
-        return self._change(
-            PauseRequest(
-                action="pause",
-                mode=mode,
-                reason=reason,
-                scope=scope,
-                expires_at=expires_at,
-                expires_in_s=expires_in_s,
-                deadline=deadline,
-                deadline_in_s=deadline_in_s,
-                then=then,
-            )
-        )
-
-    def resume(
-        self, *, reason: str, scope: str = "global", force: bool = False, ramp: str | None = None
-    ) -> Reply[ChangeAnswer]:
-        """Release the manual hold of `scope`, at once or by a `ramp` such as `10%/s`.
+    def resume(self, *, force: bool = False, **wanted: Any) -> Reply[ChangeAnswer]:
+        """Release the manual hold of a scope, at once or by a `ramp` such as `10%/s`; `wanted` as for `pause`.
 
         Refused where it is not drained and `force` is false.
         """
-        return self._change(PauseRequest(action="resume", reason=reason, scope=scope, force_resume=force, ramp=ramp))
+        return self.change(PauseRequest(action="resume", force_resume=force, **wanted))
+
+    def change(self, request: PauseRequest) -> Reply[ChangeAnswer]:
+        """Send a pause or a resume, which the control plane judges."""
+        # The key makes a second try the same order, so that one lost answer is not two events.
+        keyed = request.model_copy(update={"idempotency_key": request.idempotency_key or str(uuid4())})
+        # Fields at their default are left out: the control plane's own defaults hold.
+        body = keyed.model_dump(by_alias=True, exclude_defaults=True)
+        return self._typed(self._send("POST", SYSTEM, json=body, tries=2), ChangeAnswer)
 
     def hold(self, hold_id: str) -> Reply[HoldAnswer]:
         """One hold and its story; NotFound where there is none."""
@@ -134,22 +111,15 @@ class Client:
         """Every worker that is known, silent ones included; who said goodbye is listed for a while."""
         return self._get("/api/workers", WorkersAnswer)
 
-    def forget(self, nodename: str, *, reason: str) -> dict[str, Any]:
+    def forget(self, nodename: str, *, reason: str) -> Reply[ForgetAnswer]:
         """Take a worker that will not come back out of the count; NotFound where there is none."""
         path = f"/api/workers/{quote(nodename, safe='@')}/forget"
         # Not tried twice: the second try would find it forgotten, and report the success as a failure.
-        return self._send("POST", path, json=ForgetRequest(reason=reason).model_dump(by_alias=True))
+        return self._typed(self._send("POST", path, json=ForgetRequest(reason=reason).to_json()), ForgetAnswer)
 
     def audit(self, filters: Mapping[str, str | int] | None = None) -> Reply[AuditAnswer]:
         """The audit events that match `filters` (the route's query parameters), newest first."""
         return self._get("/api/audit", AuditAnswer, params=dict(filters or {}))
-
-    def _change(self, wish: PauseRequest) -> Reply[ChangeAnswer]:
-        # The key makes a second try the same order, so that one lost answer is not two events.
-        wish.idempotency_key = str(uuid4())
-        # Fields at their default are left out: the control plane's own defaults hold.
-        body = wish.model_dump(by_alias=True, exclude_defaults=True)
-        return self._typed(self._send("POST", SYSTEM, json=body, tries=2), ChangeAnswer)
 
     def _get(self, path: str, kind: type[B], params: dict[str, str | int] | None = None) -> Reply[B]:
         return self._typed(self._send("GET", path, params=params, tries=2), kind)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sluicegate.schemas.api.bodies import ErrorBody, ErrorDetail
+from sluicegate.schemas.api.errors import ErrorBody, ErrorDetail
 from sluicegate.schemas.errors import (
     InvalidInput,
     NotAllowed,

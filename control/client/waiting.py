@@ -17,10 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from sluicegate.control.client.answers import RunningBody, WorkerBody
-from sluicegate.schemas.api.bodies import MetricsBody
+from sluicegate.schemas.api.pausing import MetricsBody
+from sluicegate.schemas.api.workers import RunningBody, WorkerBody
 from sluicegate.schemas.beats import WorkerState
 from sluicegate.schemas.progress import UNAVAILABLE
+from sluicegate.schemas.runtimes import left_s, longest_left_s
 from sluicegate.schemas.snapshots import Edition
 
 SILENCE_S = 5.0
@@ -208,15 +209,8 @@ def _learn(watch: Watch, look: Look) -> dict[str, float]:
 
 
 def _estimate(look: Look, durations_s: Mapping[str, float]) -> float | None:
-    """Seconds until the last running task should end; None unless every one of them has evidence.
+    """Seconds until the last running task should end (`schemas.runtimes`); None unless every one has evidence.
 
-    Evidence is a task of the same name that was seen to finish during this wait. A task that has run longer
-    than any of them makes the whole estimate worthless: then there is none.
+    Evidence is a task of the same name that was seen to finish, during this wait or before it.
     """
-    left = []
-    for task in _unfinished(look):
-        usual = durations_s.get(task.name)
-        if usual is None or task.for_s is None or task.for_s >= usual:
-            return None
-        left.append(usual - task.for_s)
-    return max(left, default=None)
+    return longest_left_s(left_s(task.for_s, durations_s.get(task.name)) for task in _unfinished(look))

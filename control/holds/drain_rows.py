@@ -14,8 +14,9 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping, and_, insert, null, select, update
 
 from sluicegate.control.store.tables import DRAINS, HOLDS
+from sluicegate.schemas.holds.at_pause import AtPause
 from sluicegate.schemas.holds.drains import Ending, Fate, Followed
-from sluicegate.schemas.times import to_wire, to_wire_or_none
+from sluicegate.schemas.holds.receipts import Receipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,27 @@ class Drain:
     version: int
     begun_at: datetime
     tasks: tuple[Followed, ...]
-    at_pause: dict[str, Any] | None
+    at_pause: AtPause | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """How one version of a hold got on; `receipt` once it has drained."""
+
+    version: int
+    begun_at: datetime
+    ended_at: datetime | None
+    ending: str | None
+    receipt: Receipt | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """What was running and waiting when a hold was placed, and what became of it, version by version."""
+
+    at_pause: AtPause | None
+    tasks: tuple[Followed, ...]
+    drains: tuple[Told, ...]
 
 
 def begin(connection: Connection, namespace: str, hold_id: UUID, version: int, now: datetime) -> None:
@@ -52,13 +73,13 @@ def end(
     hold_id: UUID,
     ending: Ending,
     now: datetime,
-    receipt: dict[str, Any] | None = None,
+    receipt: Receipt | None = None,
 ) -> None:
     """Nobody follows this hold's present version any further; nothing where nobody did."""
     connection.execute(
         update(DRAINS)
         .where(DRAINS.c.hold_id == hold_id, DRAINS.c.ended_at.is_(None))
-        .values(ended_at=now, ending=str(ending), receipt=null() if receipt is None else receipt)
+        .values(ended_at=now, ending=str(ending), receipt=null() if receipt is None else receipt.to_wire())
     )
 
 
@@ -90,37 +111,37 @@ def drained(connection: Connection, namespace: str) -> frozenset[UUID]:
     return frozenset(hold_id for hold_id, ending in endings.items() if ending == Ending.DRAINED)
 
 
-def keep(connection: Connection, drain: Drain, tasks: Sequence[Followed], at_pause: dict[str, Any] | None) -> None:
+def keep(connection: Connection, drain: Drain, tasks: Sequence[Followed], at_pause: AtPause | None) -> None:
     """What is known of it now."""
     connection.execute(
         update(DRAINS)
         .where(DRAINS.c.hold_id == drain.hold_id, DRAINS.c.version == drain.version)
-        .values(tasks=[one.to_wire() for one in tasks], at_pause=null() if at_pause is None else at_pause)
+        .values(tasks=[one.to_wire() for one in tasks], at_pause=null() if at_pause is None else at_pause.to_wire())
     )
 
 
-def story(connection: Connection, namespace: str, hold_id: UUID) -> dict[str, Any]:
-    """What was running and waiting when the hold was placed, and what became of it, as `GET /api/holds/ID` has it."""
+def story(connection: Connection, namespace: str, hold_id: UUID) -> Story:
+    """What became of the hold; empty where nobody followed it."""
     column = DRAINS.c
     rows = connection.execute(
         select(DRAINS).where(column.namespace == namespace, column.hold_id == hold_id).order_by(column.version)
     )
     found = rows.mappings().all()
-    last = found[-1] if found else None
-    return {
-        "atPause": None if last is None else last["at_pause"],
-        "tasks": [] if last is None else last["tasks"],
-        "drains": [
-            {
-                "version": row["version"],
-                "begunAt": to_wire(row["begun_at"]),
-                "endedAt": to_wire_or_none(row["ended_at"]),
-                "ending": row["ending"],
-                "receipt": row["receipt"],
-            }
+    last = _from_row(found[-1]) if found else None
+    return Story(
+        at_pause=None if last is None else last.at_pause,
+        tasks=() if last is None else last.tasks,
+        drains=tuple(
+            Told(
+                version=row["version"],
+                begun_at=row["begun_at"],
+                ended_at=row["ended_at"],
+                ending=row["ending"],
+                receipt=None if row["receipt"] is None else Receipt.from_wire(row["receipt"]),
+            )
             for row in found
-        ],
-    }
+        ),
+    )
 
 
 def _from_row(row: RowMapping) -> Drain:
@@ -129,5 +150,5 @@ def _from_row(row: RowMapping) -> Drain:
         version=row["version"],
         begun_at=row["begun_at"],
         tasks=tuple(Followed.from_wire(task) for task in row["tasks"]),
-        at_pause=row["at_pause"],
+        at_pause=None if row["at_pause"] is None else AtPause.from_wire(row["at_pause"]),
     )

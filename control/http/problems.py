@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -11,11 +11,26 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from sluicegate.schemas.api.errors import ErrorBody
 from sluicegate.schemas.errors import InvalidInput, NotAuthenticated, Refused, SluicegateError
 
 logger = logging.getLogger("sluicegate.control")
 
 _WORDS = {404: "not_found", 405: "method_not_allowed"}
+
+
+class PartsDown(Exception):
+    """The control plane cannot serve now; `words` says of each part it stands on how it is."""
+
+    def __init__(self, worst: SluicegateError, words: Mapping[str, str]) -> None:
+        super().__init__(str(worst))
+        self.worst = worst
+        self.words = dict(words)
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route declares of the errors that it answers."""
+    return {status: {"model": ErrorBody} for status in statuses}
 
 
 def problem(status: int, code: str, message: str, field: str | None = None, **more: Any) -> JSONResponse:
@@ -32,6 +47,7 @@ def _sendable(text: str) -> str:
 def install(app: FastAPI) -> None:
     """Makes every error of `app` answer in that shape."""
     app.add_exception_handler(SluicegateError, _ours)
+    app.add_exception_handler(PartsDown, _not_ready)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unforeseen)
@@ -46,6 +62,11 @@ async def _ours(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, NotAuthenticated):
         answer.headers["WWW-Authenticate"] = "Bearer"
     return answer
+
+
+async def _not_ready(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, PartsDown)
+    return problem(503, error.worst.code, str(error), parts=error.words)
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:

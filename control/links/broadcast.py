@@ -1,4 +1,4 @@
-"""The second door: a Celery control broadcast that says "read the state again", beside the Redis hint.
+"""The broadcast: a Celery control command that says "read the state again", beside the Redis hint.
 
 It goes through the broker, so it reaches workers whose subscription is dead. It is a hint like the other:
 nothing on it can resume a fleet, and nothing waits for it.
@@ -18,11 +18,11 @@ from sluicegate.schemas.snapshots import Edition
 COMMAND = "sluicegate_hint"
 STOP_S = 1.0
 AFTER_S = 0.2
-"""How long after the change it knocks. By then the hint has been heard wherever it could be, and a broadcast, which
+"""How long after the change it is sent. By then the hint has been heard wherever it could be, and a broadcast, which
 costs a connection here and an answer there, is not in the way of the workers that are busy obeying it."""
 
 
-class SecondDoor:
+class Broadcast:
     """Sends the newest edition's hint from a thread of its own; an older one that still waits is dropped."""
 
     def __init__(self, broker_url: str, master_name: str | None = None, key_prefix: str | None = None) -> None:
@@ -35,7 +35,7 @@ class SecondDoor:
         self._waiting: Edition | None = None
         self._is_stopping = False
         self._outage = Outage("control broadcast")
-        self._thread = threading.Thread(target=self._run, name="sluicegate-door", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="sluicegate-broadcast", daemon=True)
 
     def start(self) -> None:
         """Starts the thread; the broker may be away, now and later."""
@@ -50,7 +50,7 @@ class SecondDoor:
             self._thread.join(STOP_S)
         self._app.close()
 
-    def knock(self, edition: Edition) -> None:
+    def ask(self, edition: Edition) -> None:
         """Asks for a broadcast and returns at once."""
         with self._wakeup:
             self._waiting = edition

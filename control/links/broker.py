@@ -59,11 +59,6 @@ class Broker:
         self._outage = Outage("queue depth")
         self._last: tuple[float, frozenset[str], dict[str, int] | None] = (-1.0, frozenset(), None)
 
-    def depth(self, queues: Iterable[str]) -> int | None:
-        """Messages that are ready in `queues` together; None where the broker cannot be read."""
-        found = self.depths(queues)
-        return None if found is None else sum(found.values())
-
     def depths(self, queues: Iterable[str]) -> dict[str, int] | None:
         """Messages that are ready in each of `queues`; None where the broker cannot be read.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Connection
 
@@ -16,8 +15,10 @@ from sluicegate.control.holds.drain_rows import Drain
 from sluicegate.control.holds.namespaces import Truth
 from sluicegate.control.links.broker import SOURCE
 from sluicegate.control.store.database import Database
-from sluicegate.schemas.holds.drains import Ending, Followed, conclude, ending_of, fleet_at_pause, follow, receipt
+from sluicegate.schemas.holds.at_pause import AtPause, fleet_at_pause
+from sluicegate.schemas.holds.drains import Ending, Followed, conclude, ending_of, follow
 from sluicegate.schemas.holds.hold import Hold
+from sluicegate.schemas.holds.receipts import Receipt, receipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,7 @@ class _Step:
     """What one look says about one drain. `ending` None: it goes on."""
 
     tasks: tuple[Followed, ...]
-    at_pause: dict[str, Any] | None
+    at_pause: AtPause | None
     ending: Ending | None
 
 
@@ -110,7 +111,7 @@ def _says_nothing_new(drain: Drain, step: _Step | None) -> bool:
     return step is None or (step.ending is None and (step.tasks, step.at_pause) == (drain.tasks, drain.at_pause))
 
 
-def _event(hold: Hold, truth: Truth, made: dict[str, Any], now: datetime) -> events.Event:
+def _event(hold: Hold, truth: Truth, made: Receipt, now: datetime) -> events.Event:
     return events.Event(
         action="drain_completed",
         outcome=events.APPLIED,
@@ -118,6 +119,6 @@ def _event(hold: Hold, truth: Truth, made: dict[str, Any], now: datetime) -> eve
         at=now,
         edition=truth.edition,
         reason=hold.reason,
-        details=made,
+        details=made.to_wire(),
         **events.about(hold),
     )

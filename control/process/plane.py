@@ -1,4 +1,4 @@
-"""The control plane as a process: built from settings, its loops and its HTTP server started and stopped."""
+"""The control plane as a process: its loops and its HTTP server, started and stopped."""
 
 from __future__ import annotations
 
@@ -8,41 +8,21 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import timedelta
 from time import monotonic
 from types import FrameType
 
 import uvicorn
 
-from sluicegate.control.access.admission import Access
-from sluicegate.control.fleet.view import Fleet
-from sluicegate.control.holds.namespaces import clock
-from sluicegate.control.http.app import Parts, build
-from sluicegate.control.links.broadcast import SecondDoor
-from sluicegate.control.links.broker import Broker
-from sluicegate.control.links.state_redis import Bus
-from sluicegate.control.pausing import idempotency
-from sluicegate.control.pausing.change import Pausing
-from sluicegate.control.pausing.drains import Draining
-from sluicegate.control.process.loops import Loop
-from sluicegate.control.publishing import signing_key
-from sluicegate.control.publishing.publisher import Publisher
-from sluicegate.control.store.database import Database
+from sluicegate.control.http.app import build
+from sluicegate.control.process.compose import compose
 from sluicegate.schemas import settings
 from sluicegate.schemas.adapters.redis_client import refuse_cluster
-from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
 from sluicegate.schemas.errors import InvalidSetting, NotMigrated, Unavailable
-from sluicegate.schemas.public_keys import parse_public_keys
-from sluicegate.schemas.redis_urls import place_of
 
 logger = logging.getLogger("sluicegate.control")
 
 START_S = 10.0
 STOP_S = 3.5
-EXPIRE_EVERY_S = 0.5
-DRAIN_EVERY_S = 0.5
-FOLD_EVERY_S = 2.0
-CLEAN_EVERY_S = 600.0
 
 
 class ControlPlane:
@@ -50,58 +30,15 @@ class ControlPlane:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         """Reads the settings and connects to nothing; raises InvalidSetting naming the one that is wrong."""
-        namespace = settings.NAMESPACE.read(environ)
-        redis_url = settings.REDIS_URL.read(environ)
-        master_name = settings.REDIS_MASTER_NAME.read_or_none(environ)
-        state = place_of(redis_url, settings.REDIS_URL, master_name, settings.REDIS_MASTER_NAME)
-        broker_url = settings.BROKER_URL.read_or_none(environ) or redis_url
-        brokers_name = settings.BROKER_MASTER_NAME.read_or_none(environ) or master_name
-        broker = place_of(broker_url, settings.BROKER_URL, brokers_name, settings.BROKER_MASTER_NAME)
-        key_prefix = settings.BROKER_KEY_PREFIX.read_or_none(environ)
-        key = signing_key.load(settings.SIGNING_KEY_FILE.read(environ))
-        # Our own signature is always trusted; the others are those of a rotation that is under way.
-        others = settings.PUBLIC_KEYS.read_or_none(environ)
-        trusted = {key.kid: key.public_bytes} | (parse_public_keys(others) if others else {})
-        self._bind = settings.BIND.read(environ)
-        interval_s = settings.REPUBLISH_INTERVAL_MS.read(environ) / 1000
-        lease = timedelta(seconds=settings.LEASE_S.read(environ))
-
-        self.namespace = namespace
-        self.database = Database(settings.DATABASE_URL.read(environ))
-        self.bus = Bus(state, namespace)
-        self._broker_place = broker
-        self._door = SecondDoor(broker_url, brokers_name, key_prefix)
-        self.publisher = Publisher(
-            database=self.database,
-            bus=self.bus,
-            namespace=namespace,
-            key=key,
-            trusted=TrustedKeys(trusted),
-            on_change=self._door.knock,
-        )
-        self.fleet = Fleet(
-            database=self.database,
-            bus=self.bus,
-            broker=Broker(broker_url, brokers_name, key_prefix),
-            namespace=namespace,
-            lease=lease,
-        )
-        self.draining = Draining(database=self.database, fleet=self.fleet, namespace=namespace)
-        self.pausing = Pausing(
-            database=self.database,
-            publisher=self.publisher,
-            fleet=self.fleet,
-            draining=self.draining,
-            namespace=namespace,
-        )
-        self._loops = [
-            Loop("publish", self.publisher.republish, interval_s=interval_s),
-            Loop("expire", self.pausing.expire_due, interval_s=EXPIRE_EVERY_S),
-            Loop("escalate", self.pausing.escalate_due, interval_s=EXPIRE_EVERY_S),
-            Loop("drain", self.draining.follow, interval_s=DRAIN_EVERY_S),
-            Loop("fold", self.fleet.fold, interval_s=FOLD_EVERY_S),
-            Loop("clean", self._clean, interval_s=CLEAN_EVERY_S),
-        ]
+        made = compose(environ)
+        self.namespace = made.namespace
+        self.parts = made.parts
+        self.database = made.database
+        self.publisher = made.publisher
+        self.fleet = made.fleet
+        self.clock = made.clock
+        self.draining = made.draining
+        self._made = made
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self._socket: socket.socket | None = None
@@ -130,12 +67,12 @@ class ControlPlane:
         except Unavailable as error:
             logger.warning("%s; starting all the same", error)
         try:
-            self._socket = _listen(*self._bind)
+            self._socket = _listen(*self._made.bind)
         except InvalidSetting:
             self.close()
             raise
-        self._door.start()
-        for loop in self._loops:
+        self._made.broadcast.start()
+        for loop in self._made.loops:
             loop.start()
         self._serve(self._socket)
         logger.info("control plane of namespace %s at %s", self.namespace, self.url)
@@ -143,14 +80,14 @@ class ControlPlane:
     def stop(self) -> None:
         """Stops everything, within five seconds. May be called twice, and after a `start` that failed."""
         ends_at = monotonic() + STOP_S
-        for loop in self._loops:
+        for loop in self._made.loops:
             loop.stop()
         if self._server is not None:
             self._server.should_exit = True
         if self._thread is not None:
             self._thread.join(max(0.1, ends_at - monotonic()))
-        self._door.stop()
-        for loop in self._loops:
+        self._made.broadcast.stop()
+        for loop in self._made.loops:
             loop.join(max(0.1, ends_at - monotonic()))
         if self._socket is not None:
             self._socket.close()
@@ -159,21 +96,11 @@ class ControlPlane:
     def close(self) -> None:
         """Closes the connections to Postgres and Redis."""
         self.database.close()
-        self.bus.close()
+        self._made.bus.close()
 
     def _serve(self, listener: socket.socket) -> None:
-        app = build(
-            Parts(
-                pausing=self.pausing,
-                fleet=self.fleet,
-                access=Access(self.database, self.namespace),
-                database=self.database,
-                bus=self.bus,
-                namespace=self.namespace,
-            )
-        )
         config = uvicorn.Config(
-            app,
+            build(self.parts),
             log_config=None,
             access_log=False,
             server_header=False,
@@ -195,16 +122,12 @@ class ControlPlane:
             raise Unavailable("the HTTP server did not start")
 
     def _refuse_clusters(self) -> None:
-        self.bus.refuse_cluster()
-        if isinstance(self._broker_place, str) and self._broker_place.startswith(("redis://", "rediss://")):
+        self._made.bus.refuse_cluster()
+        place = self._made.broker.place
+        if isinstance(place, str) and place.startswith(("redis://", "rediss://")):
             # kombu takes URLs that redis-py does not.
             with suppress(ValueError, TypeError):
-                refuse_cluster(self._broker_place, settings.BROKER_URL.name)
-
-    def _clean(self) -> None:
-        with self.database.transaction() as connection:
-            idempotency.purge(connection, clock(connection))
-        self.fleet.purge()
+                refuse_cluster(place, settings.BROKER_URL.name)
 
 
 def serve(environ: Mapping[str, str], *, ready: Callable[[str], None] | None = None) -> None:

@@ -94,10 +94,6 @@ class Publisher:
                 raise
             self._outage.end()
 
-    def is_published(self, edition: Edition) -> bool:
-        """Did this process see `edition`, or a newer one, into Redis?"""
-        return self._published >= edition
-
     def _publish(self) -> None:
         truth: Truth | None = None
         for _ in range(ATTEMPTS):

@@ -1,12 +1,13 @@
-"""What an operator orders: the body of a request, checked and turned into domain values. Pure."""
+"""What an operator orders: a request, from REST or the command line, checked and turned into domain values. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sluicegate.schemas.api.bodies import PauseRequest
+from sluicegate.schemas.api.pausing import PauseRequest
 from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.holds.hold import STEPS, Then, check_reason
 from sluicegate.schemas.holds.ramps import Rate
@@ -65,30 +66,48 @@ def instant_of(when: When | None, now: datetime) -> datetime | None:
     return now + when if isinstance(when, timedelta) else when
 
 
-def order_of(request: PauseRequest) -> Order:
+def request_of(order: Order) -> PauseRequest:
+    """The request that spells `order`: the inverse of `order_of`."""
+    return PauseRequest.model_validate(order.to_wire())
+
+
+AS_IN_JSON: Mapping[str, str] = {}
+
+
+def order_of(request: PauseRequest, called: Mapping[str, str] = AS_IN_JSON) -> Order:
     """The order that `request` spells; raises InvalidInput naming the field that is wrong (R-A4).
 
     What no worker of this version can do is refused, not stored; what some workers do not enforce is told by them.
+    `called` says what the fields are called where `request` was made, if not as in JSON (`expiresAt` is `--until` on
+    the command line).
     """
-    reason = check_reason(request.reason)
-    scope = Scope.parse(request.scope)
+    fields = _Fields(called)
+    reason = check_reason(request.reason, fields["reason"])
+    scope = Scope.parse(request.scope, fields["scope"])
     if request.action == PAUSE:
-        if request.force_resume:
-            raise InvalidInput("forceResume", "belongs to a resume")
-        if request.ramp is not None:
-            raise InvalidInput("ramp", "belongs to a resume")
-        mode = Mode.of_hold(request.mode)
-        expires = _when(request.expires_at, "expiresAt", request.expires_in_s, "expiresInS")
-        deadline, then = _escalation(request, mode)
-        return Order(
-            action=PAUSE,
-            reason=reason,
-            scope=scope,
-            mode=mode,
-            expires=expires,
-            deadline=deadline,
-            then=then,
-        )
+        return _pause(request, reason, scope, fields)
+    return _resume(request, reason, scope, fields)
+
+
+class _Fields(dict[str, str]):
+    """What each field is called; as in JSON, where nothing else is said."""
+
+    def __missing__(self, field: str) -> str:
+        return field
+
+
+def _pause(request: PauseRequest, reason: str, scope: Scope, fields: _Fields) -> Order:
+    if request.force_resume:
+        raise InvalidInput(fields["forceResume"], "belongs to a resume")
+    if request.ramp is not None:
+        raise InvalidInput(fields["ramp"], "belongs to a resume")
+    mode = Mode.of_hold(request.mode, fields["mode"])
+    expires = _when(request.expires_at, fields["expiresAt"], request.expires_in_s, fields["expiresInS"])
+    deadline, then = _escalation(request, mode, fields)
+    return Order(action=PAUSE, reason=reason, scope=scope, mode=mode, expires=expires, deadline=deadline, then=then)
+
+
+def _resume(request: PauseRequest, reason: str, scope: Scope, fields: _Fields) -> Order:
     # A client may send the mode that it sees along with a resume; it means nothing there.
     for field, value in (
         ("expiresAt", request.expires_at),
@@ -98,7 +117,7 @@ def order_of(request: PauseRequest) -> Order:
         ("then", request.then),
     ):
         if value is not None:
-            raise InvalidInput(field, "belongs to a pause")
+            raise InvalidInput(fields[field], "belongs to a pause")
     rate = None if request.ramp is None else Rate.parse(request.ramp)
     return Order(action=RESUME, reason=reason, scope=scope, is_forced=request.force_resume, rate=rate)
 
@@ -113,17 +132,18 @@ def _when(instant: Any, name: str, span_s: Any, span_name: str) -> When | None:
     return timedelta(seconds=span_s)
 
 
-def _escalation(request: PauseRequest, mode: Mode) -> tuple[When | None, Then | None]:
-    deadline = _when(request.deadline, "deadline", request.deadline_in_s, "deadlineInS")
+def _escalation(request: PauseRequest, mode: Mode, fields: _Fields) -> tuple[When | None, Then | None]:
+    then_name = fields["then"]
+    deadline = _when(request.deadline, fields["deadline"], request.deadline_in_s, fields["deadlineInS"])
     if request.then is not None and request.then not in list(Then):
-        raise InvalidInput("then", f"{request.then!r} is not what can follow a deadline: use {STEPS}")
+        raise InvalidInput(then_name, f"{request.then!r} is not what can follow a deadline: use {STEPS}")
     if deadline is None:
         if request.then is not None:
-            raise InvalidInput("then", "belongs to a deadline")
+            raise InvalidInput(then_name, "belongs to a deadline: say when")
         return None, None
     if request.then is None:
-        raise InvalidInput("then", f"say what follows the deadline: {STEPS}")
+        raise InvalidInput(then_name, f"say what follows the deadline: {STEPS}")
     then = Then(request.then)
     if mode is Mode.QUIESCE and then is Then.QUIESCE:
-        raise InvalidInput("then", f"this is a quiesce already: use {Then.REQUEUE} or {Then.TERMINATE}")
+        raise InvalidInput(then_name, f"this is a quiesce already: use {Then.REQUEUE} or {Then.TERMINATE}")
     return deadline, then

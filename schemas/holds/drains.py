@@ -1,4 +1,4 @@
-"""What became of the tasks that ran when a hold was placed: followed from look to look, summed up in a receipt. Pure.
+"""What became of the tasks that ran when a hold was placed: followed from look to look. Pure.
 
     running ── its worker, in the same life, runs it no more ──▶ finished (whatever its result)
        ├────── and says that it gave it back at a checkpoint ──▶ yielded
@@ -20,9 +20,9 @@ from typing import Any, Self
 from sluicegate.schemas.beats import Beat, RunningTask, WorkerState
 from sluicegate.schemas.holds.hold import Hold
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.progress import Metrics, WorkerView, is_of, present_in
+from sluicegate.schemas.progress import Metrics, WorkerView, is_of
 from sluicegate.schemas.scopes import Scope
-from sluicegate.schemas.times import from_wire_or_none, to_wire, to_wire_or_none
+from sluicegate.schemas.times import from_wire_or_none
 
 
 class Fate(StrEnum):
@@ -186,75 +186,3 @@ def conclude(known: Iterable[Followed]) -> tuple[Followed, ...]:
         else one
         for one in known
     )
-
-
-def receipt(
-    known: Sequence[Followed],
-    nodenames: Iterable[str],
-    *,
-    version: int,
-    ending: Ending,
-    begun_at: datetime,
-    now: datetime,
-) -> dict[str, Any]:
-    """The drain receipt (R-C5) as JSON: what became of each task since the hold was placed, by worker.
-
-    `nodenames`: the workers of the scope, so that those that ran nothing are there as well. `version`: that of the
-    hold, which made it what it is.
-    """
-    names = sorted({*nodenames, *(one.nodename for one in known)})
-    per_worker = {name: [one for one in known if one.nodename == name] for name in names}
-    return {
-        "holdVersion": version,
-        "ending": str(ending),
-        "seconds": round((now - begun_at).total_seconds(), 3),
-        **_counted(known),
-        "workers": [
-            {
-                "nodename": name,
-                **_counted(own),
-                "lostTasks": _named(own, Fate.LOST),
-                "forcedTasks": _named(own, Fate.FORCED),
-            }
-            for name, own in per_worker.items()
-        ],
-    }
-
-
-def _counted(known: Sequence[Followed]) -> dict[str, int]:
-    counts = {str(fate): 0 for fate in (Fate.FINISHED, Fate.YIELDED, Fate.FORCED, Fate.LOST)} | {"waiting": 0}
-    for one in known:
-        word = "waiting" if one.is_waiting else str(one.fate)
-        counts[word] = counts.get(word, 0) + 1
-    return counts
-
-
-def _named(known: Iterable[Followed], fate: Fate) -> list[dict[str, Any]]:
-    return [{"id": one.task.id, "name": one.task.name, "how": one.how} for one in known if one.fate is fate]
-
-
-def fleet_at_pause(
-    workers: Iterable[WorkerView], scope: Scope, depths: Mapping[str, int] | None, *, source: str, now: datetime
-) -> dict[str, Any]:
-    """Who was running what, and what was waiting, in `scope` at `now` (R-C2), as JSON.
-
-    Each worker goes by its last heartbeat, whose age `seenAt` tells. `depths` None: the broker could not be read.
-    """
-    inside = present_in(workers, scope)
-    return {
-        "at": to_wire(now),
-        "source": source if depths is not None else "unavailable",
-        "queues": [{"name": name, "ready": depths[name]} for name in sorted(depths)] if depths is not None else None,
-        "workers": [
-            {
-                "nodename": worker.beat.nodename,
-                "incarnation": worker.beat.incarnation,
-                "state": str(worker.state),
-                "seenAt": to_wire(worker.sighting.seen_at),
-                "appliedAt": to_wire_or_none(worker.beat.applied_at),
-                "reserved": worker.beat.reserved,
-                "running": [task.to_wire() for task in worker.tasks_in(scope)],
-            }
-            for worker in inside
-        ],
-    }

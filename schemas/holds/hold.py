@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self
@@ -11,7 +11,7 @@ from uuid import UUID
 from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.holds.ramps import Ramp
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.scopes import Scope, ScopeKind, Subject
+from sluicegate.schemas.scopes import Scope, Subject
 from sluicegate.schemas.times import from_wire, from_wire_or_none, to_wire, to_wire_or_none
 
 MAX_REASON_CHARS = 1000
@@ -226,14 +226,17 @@ class Holds:
         """The effective mode of the `global` scope alone."""
         return self.mode_for(Subject())
 
-    @property
-    def has_scoped(self) -> bool:
-        """Is there a hold that does not cover everything?"""
-        return any(hold.scope.kind is not ScopeKind.GLOBAL for hold in self.active)
-
     def find(self, key: HoldKey) -> Hold | None:
         """The active hold with this key, or None."""
         return next((hold for hold in self.active if hold.key == key), None)
+
+    def causes_at(self, scope: Scope) -> list[str]:
+        """The causes that hold at exactly this scope, each once, in order."""
+        return sorted({str(hold.cause) for hold in self.active if hold.scope == scope})
+
+    def staying(self) -> Holds:
+        """Those that are not being reopened."""
+        return replace(self, active=frozenset(hold for hold in self.active if hold.ramp is None))
 
     def sorted(self) -> list[Hold]:
         """Oldest first; the order in which they are listed everywhere."""

@@ -3,13 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sluicegate.schemas.beats import WorkerState
+from sluicegate.schemas.beats import RunningTask, WorkerState
 from sluicegate.schemas.progress import WorkerView, present_in
-from sluicegate.schemas.runtimes import elapsed_s, left_s
+from sluicegate.schemas.runtimes import elapsed_s, left_s, longest_left_s
 from sluicegate.schemas.scopes import Scope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Touched:
+    """A running task of the scope, in seconds: how long it has run, what its name usually takes, what is left.
+
+    Each is None where it is not known; `left_s` also where the task has outlasted what is usual.
+    """
+
+    task: RunningTask
+    elapsed_s: float | None
+    usual_s: float | None
+    left_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TouchedWorker:
+    """A worker where work of the scope could run, and what does."""
+
+    worker: WorkerView
+    is_enforcing: bool
+    running: tuple[Touched, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What a hold on `scope` would touch. `depths` None: the broker could not be read."""
+
+    scope: Scope
+    depths: Mapping[str, int] | None
+    workers: tuple[TouchedWorker, ...]
+
+    @property
+    def running(self) -> tuple[Touched, ...]:
+        """Every task that would be waited for."""
+        return tuple(task for worker in self.workers for task in worker.running)
+
+    @property
+    def eta_s(self) -> float | None:
+        """The seconds until the scope should have drained.
+
+        None where a running task has no estimate, and where a worker is silent or does not enforce such a scope: that
+        one would never drain.
+        """
+        if not all(one.is_enforcing and one.worker.state is not WorkerState.UNKNOWN for one in self.workers):
+            return None
+        return longest_left_s(task.left_s for task in self.running) if self.running else 0.0
+
+    @property
+    def without_estimate(self) -> list[str]:
+        """The names of the running tasks that have no estimate."""
+        return sorted({one.task.name for one in self.running if one.left_s is None})
 
 
 def preview(
@@ -19,50 +71,22 @@ def preview(
     depths: Mapping[str, int] | None,
     usual_s: Mapping[str, float],
     now: datetime,
-) -> dict[str, Any]:
-    """The workers, queues and running tasks in `scope`, and the seconds until it should have drained, as JSON.
+) -> Preview:
+    """The workers, queues and running tasks in `scope`. `usual_s`: what tasks take, by name, in seconds."""
 
-    `etaSeconds` is null where a running task has no estimate (`withoutEstimate` names them), and where a worker is
-    silent or does not enforce such a scope: that one would never drain. `depths` None: the broker could not be read.
-    """
-    inside = present_in(workers, scope)
-    rows = []
-    left: list[float | None] = []
-    unknown: set[str] = set()
-    for worker in inside:
-        tasks = []
-        for task in worker.tasks_in(scope):
-            more = left_s(task, worker, usual_s, now)
-            left.append(more)
-            if more is None:
-                unknown.add(task.name)
-            tasks.append(
-                task.to_wire()
-                | {
-                    "elapsedSeconds": _rounded(elapsed_s(task, worker, now)),
-                    "usualSeconds": _rounded(usual_s.get(task.name)),
-                }
+    def touched(task: RunningTask, worker: WorkerView) -> Touched:
+        elapsed, usual = elapsed_s(task, worker, now), usual_s.get(task.name)
+        return Touched(task=task, elapsed_s=elapsed, usual_s=usual, left_s=left_s(elapsed, usual))
+
+    return Preview(
+        scope=scope,
+        depths=depths,
+        workers=tuple(
+            TouchedWorker(
+                worker=worker,
+                is_enforcing=worker.enforces(scope),
+                running=tuple(touched(task, worker) for task in worker.tasks_in(scope)),
             )
-        rows.append(
-            {
-                "nodename": worker.beat.nodename,
-                "state": str(worker.state),
-                "enforces": worker.enforces(scope),
-                "reserved": worker.beat.reserved,
-                "running": tasks,
-            }
-        )
-    is_sure = all(worker.state is not WorkerState.UNKNOWN and worker.enforces(scope) for worker in inside)
-    estimates = [more for more in left if more is not None]
-    return {
-        "scope": str(scope),
-        "running": len(left),
-        "etaSeconds": _rounded(max(estimates, default=0.0)) if is_sure and len(estimates) == len(left) else None,
-        "withoutEstimate": sorted(unknown),
-        "queues": None if depths is None else [{"name": name, "ready": depths[name]} for name in sorted(depths)],
-        "workers": rows,
-    }
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 1)
+            for worker in present_in(workers, scope)
+        ),
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sluicegate.control.client.answers import WorkerBody
+from sluicegate.schemas.api.workers import WorkerBody
 from tests.fleet.harness import Fleet
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from sluicegate.control.client import Client
 from sluicegate.control.process.stack import Stack
-from sluicegate.schemas.api.bodies import Event
+from sluicegate.schemas.api.audit import EventBody
 from sluicegate.schemas.errors import Unavailable
 from sluicegate.schemas.settings import TOKEN
 from tests.faults import disk
@@ -32,7 +32,7 @@ def _answers(fleet: Fleet) -> bool:
         return False
 
 
-def _applied_since(fleet: Fleet, version: int) -> list[Event]:
+def _applied_since(fleet: Fleet, version: int) -> list[EventBody]:
     """The events that made a version above `version`, oldest first."""
     events = fleet.client.audit({"limit": 1000}).body.events
     return [event for event in reversed(events) if event.version is not None and event.version > version]

@@ -31,7 +31,7 @@ from sluicegate.control.client import Client
 from sluicegate.control.embedded.process import ServerProcess
 from sluicegate.control.process.stack import Stack
 from sluicegate.schemas import settings
-from sluicegate.schemas.api.bodies import ChangeAnswer
+from sluicegate.schemas.api.pausing import ChangeAnswer
 from tests.fleet import app as fleet_app
 from tests.fleet import broker
 from tests.fleet.broker import Contents, Message

@@ -31,7 +31,8 @@ from typing import Any
 from uuid import UUID
 
 from sluicegate.control.process.stack import Stack
-from sluicegate.schemas.api.bodies import ChangeAnswer, Event
+from sluicegate.schemas.api.audit import EventBody
+from sluicegate.schemas.api.pausing import ChangeAnswer
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.holds.hold import Hold, HoldKey, Holds
 from sluicegate.schemas.holds.transitions import Change, escalate, expire, place, release
@@ -175,7 +176,7 @@ class Sequences:
             self._history.append((microseconds_of(event.created_at), self._model))
             self.findings.changes += 1
 
-    def _by_the_model(self, event: Event, told: Holds | None) -> Change:
+    def _by_the_model(self, event: EventBody, told: Holds | None) -> Change:
         at = event.created_at
         if event.action in ("hold_expired", "hold_escalated"):
             self.findings.by_the_clock += 1

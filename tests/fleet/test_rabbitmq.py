@@ -9,11 +9,11 @@ from collections import Counter
 import pytest
 from kombu import Connection, Exchange, Queue
 
-from sluicegate.control.client.answers import Reply
-from sluicegate.control.links.broadcast import COMMAND, SecondDoor
+from sluicegate.control.client import Reply
+from sluicegate.control.links.broadcast import COMMAND, Broadcast
 from sluicegate.control.links.broker import Broker
 from sluicegate.control.process.stack import Stack
-from sluicegate.schemas.api.bodies import ChangeAnswer
+from sluicegate.schemas.api.pausing import ChangeAnswer
 from sluicegate.schemas.settings import IN_HAND_S
 from sluicegate.schemas.snapshots import Edition
 from tests.fleet import app as fleet_app
@@ -262,7 +262,7 @@ def test_the_control_plane_reads_the_depth_of_queues(rabbit: Rabbit, queue_type:
             for number in range(3):
                 producer.publish(number, exchange=queue.exchange, routing_key=name, declare=[queue])
         broker = Broker(rabbit.url)
-        until("three are ready", lambda: broker.depth([name, "not-there"]) == 3)
+        until("three are ready", lambda: broker.depths([name, "not-there"]) == {name: 3, "not-there": 0})
         queue(connection.default_channel).delete()
 
 
@@ -270,24 +270,26 @@ def test_a_rabbitmq_that_hangs_gives_no_depth(rabbit: Rabbit) -> None:
     """R-C4: no figure is better than a wrong one, and it is not waited for without end."""
     rabbit.freeze()
     began = time.monotonic()
-    assert Broker(rabbit.url).depth(["any"]) is None
+    assert Broker(rabbit.url).depths(["any"]) is None
     assert time.monotonic() - began < 10
     rabbit.thaw()
 
 
-def test_the_second_door_opens_on_rabbitmq(rabbit: Rabbit) -> None:
+def test_the_broadcast_reaches_rabbitmq(rabbit: Rabbit) -> None:
     """The hint reaches Celery's mailbox, which every worker reads."""
     with Connection(rabbit.url) as connection:
         mailbox = Exchange("celery.pidbox", type="fanout", durable=False)
-        queue = Queue("door-test", mailbox, exclusive=True, durable=False, auto_delete=True)(connection.default_channel)
+        queue = Queue("broadcast-test", mailbox, exclusive=True, durable=False, auto_delete=True)(
+            connection.default_channel
+        )
         queue.declare()
-        door = SecondDoor(rabbit.url)
-        door.start()
+        broadcast = Broadcast(rabbit.url)
+        broadcast.start()
         try:
-            door.knock(Edition(1, 7))
+            broadcast.ask(Edition(1, 7))
             message = until("the hint is there", lambda: queue.get(no_ack=True))
         finally:
-            door.stop()
+            broadcast.stop()
     assert message is not None
     assert message.payload["method"] == COMMAND
     assert message.payload["arguments"] == {"epoch": 1, "version": 7}

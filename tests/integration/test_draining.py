@@ -11,7 +11,7 @@ import pytest
 
 from sluicegate.control.process.plane import ControlPlane
 from sluicegate.control.store import migrate
-from sluicegate.schemas.api.bodies import HoldAnswer
+from sluicegate.schemas.api.holds import HoldAnswer
 from sluicegate.schemas.beats import RunningTask, WorkerState
 from sluicegate.schemas.errors import NotFound
 from sluicegate.schemas.snapshots import Edition
@@ -74,7 +74,7 @@ def test_the_story_of_a_hold_stays_readable_after_its_release(world: World) -> N
 def test_the_hold_of_another_fleet_is_not_found(world: World) -> None:
     hold = world.change(world.replica(), **PAUSE)["system"]["holds"][0]["id"]
     with pytest.raises(NotFound):
-        world.replica(SLUICEGATE_NAMESPACE="other").pausing.tell(UUID(hold))
+        world.replica(SLUICEGATE_NAMESPACE="other").parts.reading.hold(UUID(hold))
 
 
 def test_the_receipt_comes_when_the_scope_has_drained_and_not_before(world: World) -> None:

@@ -17,7 +17,7 @@ WORK = (RunningTask(id="t1", name="app.work"),)
 
 
 def states(plane: ControlPlane) -> dict[str, str]:
-    return {worker["nodename"]: worker["state"] for worker in plane.pausing.workers()["workers"]}
+    return {worker.beat.nodename: str(worker.state) for worker in plane.parts.reading.workers()}
 
 
 def test_a_wiped_redis_does_not_make_workers_look_gone(world: World) -> None:
@@ -28,7 +28,7 @@ def test_a_wiped_redis_does_not_make_workers_look_gone(world: World) -> None:
     for key in world.redis.scan_iter(f"sluicegate:{world.namespace}:*"):
         world.redis.delete(key)
     eventually(lambda: states(plane) == {"celery@a": "unknown"})
-    metrics = plane.pausing.read()["metrics"]
+    metrics = world.read(plane)["metrics"]
     assert (metrics["running"], metrics["staleRunning"], metrics["isDrained"]) == (1, 1, False)
 
 
@@ -39,7 +39,7 @@ def test_the_newest_word_of_a_worker_counts(world: World) -> None:
     plane.fleet.fold()
     world.beat("celery@a", incarnation="old", age_s=3)
     plane.fleet.fold()
-    (worker,) = plane.pausing.workers()["workers"]
+    (worker,) = world.workers(plane)
     assert (worker["incarnation"], worker["state"]) == ("new", "paused")
 
 
@@ -62,7 +62,7 @@ def test_a_worker_whose_words_cannot_be_read_is_unknown(world: World) -> None:
     plane = world.replica()
     world.leave("celery@odd", b"\xff")
     assert states(plane) == {"celery@odd": "unknown"}
-    assert plane.pausing.read()["metrics"]["isDrained"] is False
+    assert world.read(plane)["metrics"]["isDrained"] is False
     plane.fleet.forget("celery@odd", reason="of another version", actor="alice")
     assert states(plane) == {}
     with pytest.raises(NotFound):
@@ -83,7 +83,7 @@ def test_a_goodbye_is_gone_and_leaves_the_list_after_an_hour(world: World) -> No
     plane = world.replica()
     world.beat("celery@a", is_goodbye=True)
     assert states(plane) == {"celery@a": "gone"}
-    assert plane.pausing.read()["metrics"]["isDrained"] is True
+    assert world.read(plane)["metrics"]["isDrained"] is True
     world.beat("celery@a", is_goodbye=True, age_s=3601)
     assert states(plane) == {}
 
@@ -94,11 +94,11 @@ def test_drained_needs_every_worker_at_the_ordered_version(world: World) -> None
     world.change(plane, **PAUSE)
     world.beat("celery@a", state=WorkerState.PAUSED, applied=Edition(1, 2))
     world.beat("celery@b", state=WorkerState.PAUSED, applied=Edition(1, 1))
-    assert plane.pausing.read()["metrics"]["isDrained"] is False
+    assert world.read(plane)["metrics"]["isDrained"] is False
     world.beat("celery@b", state=WorkerState.PAUSED, applied=Edition(1, 2), running=WORK)
-    assert plane.pausing.read()["metrics"]["isDrained"] is False
+    assert world.read(plane)["metrics"]["isDrained"] is False
     world.beat("celery@b", state=WorkerState.PAUSED, applied=Edition(1, 2))
-    assert plane.pausing.read()["metrics"]["isDrained"] is True
+    assert world.read(plane)["metrics"]["isDrained"] is True
 
 
 def test_an_unreadable_redis_is_never_drained(world: World, valkey: EmbeddedValkey) -> None:
@@ -108,7 +108,7 @@ def test_an_unreadable_redis_is_never_drained(world: World, valkey: EmbeddedValk
     plane.fleet.fold()
     valkey.stop()
     try:
-        metrics = plane.pausing.read()["metrics"]
+        metrics = world.read(plane)["metrics"]
         listed = states(plane)
     finally:
         valkey.start()
@@ -125,7 +125,7 @@ def test_queued_is_the_depth_of_the_queues_that_workers_consume(world: World) ->
             connection.SimpleQueue(mine).put({"n": priority}, priority=priority)
         connection.SimpleQueue(other).put({"n": 1})
     world.beat("celery@a", queues=(mine, f"{world.namespace}-missing"))
-    metrics = plane.pausing.read()["metrics"]
+    metrics = world.read(plane)["metrics"]
     assert (metrics["queued"], metrics["metricsSource"]) == (3, "broker")
 
 
@@ -140,14 +140,14 @@ def test_queues_behind_a_prefix_are_counted_where_the_prefix_is_known(
         for number in range(3):
             connection.SimpleQueue(name).put(number)
     world.beat("celery@a", queues=(name,))
-    assert plane.pausing.read()["metrics"]["queued"] == queued
+    assert world.read(plane)["metrics"]["queued"] == queued
 
 
 def test_an_unreadable_broker_is_never_drained(world: World) -> None:
     """A figure that cannot be had is not made up."""
     plane = world.replica(SLUICEGATE_BROKER_URL="redis://127.0.0.1:1/0")
     world.beat("celery@a", queues=("q",))
-    metrics = plane.pausing.read()["metrics"]
+    metrics = world.read(plane)["metrics"]
     assert (metrics["metricsSource"], metrics["isDrained"], metrics["queued"]) == ("unavailable", False, None)
 
 

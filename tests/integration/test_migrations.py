@@ -118,7 +118,7 @@ def test_tables_that_vanish_under_a_running_control_plane_are_reported(world: Wo
     world.change(plane, **PAUSE)
     migrate.downgrade(world.database_url, "base")
     with pytest.raises(NotMigrated):
-        plane.pausing.read()
+        world.read(plane)
 
 
 def test_a_wrong_url_is_one_line_without_its_password() -> None:

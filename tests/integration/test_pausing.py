@@ -60,7 +60,7 @@ def place_other(world: World, plane: ControlPlane, cause: Cause = Cause.BUDGET, 
 
 def test_a_new_namespace_starts_at_version_one_with_its_event(world: World) -> None:
     """R-A2, S7: even the first version was made by an event."""
-    body = world.replica().pausing.read()
+    body = world.read(world.replica())
     assert (body["system"]["version"], body["system"]["epoch"], body["system"]["workersPaused"]) == (1, 1, False)
     (born,) = world.events(namespace=world.namespace)
     assert (born["action"], born["version"], born["outcome"]) == ("namespace_created", 1, "applied")
@@ -266,7 +266,7 @@ def test_a_repeated_request_is_answered_and_not_done_again(world: World) -> None
     again = world.change(plane, **PAUSE, idempotencyKey="k1")
     assert (again["outcome"], again["system"]) == ("applied", first["system"])
     assert len(world.events()) == count
-    assert plane.pausing.read()["system"]["workersPaused"] is False
+    assert world.read(plane)["system"]["workersPaused"] is False
 
 
 def test_a_key_belongs_to_one_request_and_one_actor(world: World) -> None:
@@ -342,7 +342,7 @@ def test_a_commit_whose_answer_was_lost_is_found_out_by_its_key(world: World) ->
 def test_a_commit_that_was_lost_is_said_to_be(world: World) -> None:
     """It did not take effect: the caller is told that it can try again."""
     plane = world.replica()
-    plane.pausing.read()
+    world.read(plane)
     before = world.dump()
     with failing_commits(plane, durable=False), pytest.raises(Unavailable, match="commit"):
         world.change(plane, **PAUSE)
@@ -389,7 +389,7 @@ def test_a_hold_expires_once_however_many_replicas_look(world: World) -> None:
 
     eventually(is_announced)
     for plane in planes:
-        assert plane.pausing.expire_due() == 0
+        assert plane.clock.expire_due() == 0
     assert len(world.events(action="hold_expired")) == 1
     check_one_event_per_version(world)
 
@@ -417,7 +417,7 @@ def test_a_deadline_comes_once_however_many_replicas_look(world: World) -> None:
 
     eventually(is_announced)
     with ThreadPoolExecutor(4) as pool:
-        assert sum(pool.map(lambda turn: planes[turn % 2].pausing.escalate_due(), range(8))) == 0
+        assert sum(pool.map(lambda turn: planes[turn % 2].clock.escalate_due(), range(8))) == 0
     assert len(world.events(action="hold_escalated")) == 1
     check_one_event_per_version(world)
 
@@ -429,7 +429,7 @@ def test_replicas_that_escalate_at_the_same_moment_make_one_change(world: World)
     world.change(planes[0], **PAUSE, **deadline_in(1.5))
     eventually(lambda: world.sql("select 1 from holds where deadline <= clock_timestamp()"))
     with ThreadPoolExecutor(8) as pool:
-        assert sum(pool.map(lambda turn: planes[turn % 4].pausing.escalate_due(), range(16))) == 1
+        assert sum(pool.map(lambda turn: planes[turn % 4].clock.escalate_due(), range(16))) == 1
     check_one_event_per_version(world)
 
 
@@ -441,8 +441,8 @@ def test_a_deadline_after_the_drain_was_complete_changes_nothing(world: World) -
     world.beat("celery@a", state=WorkerState.PAUSED, applied=Edition(1, 2))
     assert plane.draining.follow() == 1
     eventually(lambda: world.sql("select 1 from holds where deadline <= clock_timestamp()"))
-    assert plane.pausing.escalate_due() == 0
-    assert plane.pausing.read()["system"]["mode"] == "drain"
+    assert plane.clock.escalate_due() == 0
+    assert world.read(plane)["system"]["mode"] == "drain"
 
 
 def test_whoever_asks_for_a_step_is_told_which_workers_cannot_do_it(world: World) -> None:
@@ -472,9 +472,9 @@ def test_a_quiesce_may_have_a_deadline_that_ends_what_is_left(world: World) -> N
     world.beat("celery@a", state=WorkerState.PAUSED, applied=Edition(1, 2), running=waiting)
     assert plane.draining.follow() == 1
     eventually(lambda: world.sql("select 1 from holds where deadline <= clock_timestamp()"))
-    assert plane.pausing.escalate_due() == 1
-    assert plane.pausing.escalate_due() == 0
-    (held,) = plane.pausing.read()["system"]["holds"]
+    assert plane.clock.escalate_due() == 1
+    assert plane.clock.escalate_due() == 0
+    (held,) = world.read(plane)["system"]["holds"]
     assert (held["mode"], held["then"], held["escalatedAt"] is not None) == ("quiesce", "terminate", True)
     world.beat("celery@a", state=WorkerState.PAUSED, applied=Edition(1, 3), running=waiting)
     assert plane.draining.follow() == 0, "it is not over yet"
@@ -494,13 +494,13 @@ def test_a_resume_with_a_ramp_reopens_by_itself_and_remains_nobody_s_hold(world:
     assert hold["ramp"] == {"rate": "4/s", "spanS": 1.0, "order": [f"celery@{name}" for name in "abcd"]}
     (done,) = eventually(lambda: world.events(action="ramp_completed"))
     assert done["details"]["ramp"] == "4/s"
-    assert not plane.pausing.read()["system"]["workersPaused"]
+    assert not world.read(plane)["system"]["workersPaused"]
     (asked,) = world.events(action="resume")
     assert (asked["details"]["ramp"], asked["details"]["change"]) == ("4/s", "ramped")
     world.change(plane, **PAUSE)
     world.change(plane, **RESUME, forceResume=True, ramp="1/m")
     world.change(plane, **RESUME)
-    assert not plane.pausing.read()["system"]["workersPaused"]
+    assert not world.read(plane)["system"]["workersPaused"]
     check_one_event_per_version(world)
 
 
@@ -530,7 +530,7 @@ def test_a_request_repeated_after_its_hold_expired_is_answered_as_the_first_was(
     plane = world.replica()
     body = PAUSE | {"expiresAt": (datetime.now(UTC) + timedelta(seconds=1.5)).isoformat(), "idempotencyKey": "k"}
     first = world.change(plane, **body)
-    eventually(plane.pausing.expire_due)
+    eventually(plane.clock.expire_due)
     assert world.change(plane, **body)["system"] == first["system"]
 
 

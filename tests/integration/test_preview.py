@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sluicegate.schemas.api.bodies import PreviewAnswer
+from sluicegate.schemas.api.pausing import PreviewAnswer
 from sluicegate.schemas.beats import RunningTask
 from sluicegate.schemas.errors import Unavailable
 from sluicegate.schemas.scopes import GLOBAL
@@ -70,4 +70,4 @@ def test_with_redis_away_nothing_is_told(world: World) -> None:
     world.replica().fleet.fold()
     blind = world.replica(SLUICEGATE_REDIS_URL="redis://127.0.0.1:1/0", SLUICEGATE_BROKER_URL=world.redis_url)
     with pytest.raises(Unavailable):
-        blind.pausing.preview(GLOBAL)
+        blind.parts.reading.preview(GLOBAL)

@@ -12,7 +12,8 @@ import pytest
 from sluicegate.control.access import tokens
 from sluicegate.control.access.admission import Access, Attempt
 from sluicegate.control.embedded import EmbeddedPostgres, EmbeddedValkey
-from sluicegate.schemas.api.bodies import AuditAnswer, ChangeAnswer, PauseAnswer
+from sluicegate.schemas.api.audit import AuditAnswer
+from sluicegate.schemas.api.pausing import ChangeAnswer, PauseAnswer
 from sluicegate.schemas.beats import RunningTask, WorkerState
 from sluicegate.schemas.errors import InvalidInput, NotAuthenticated, NotFound, Refused
 from sluicegate.schemas.snapshots import Edition
@@ -372,7 +373,7 @@ def test_an_error_that_nobody_foresaw_shows_no_traceback(world: World, monkeypat
     """The log has it; the caller has one line."""
     plane = world.start()
     client = world.client(plane)
-    monkeypatch.setattr(plane.pausing, "read", lambda: 1 / 0)
+    monkeypatch.setattr(plane.parts.reading, "state", lambda scope: 1 / 0)
     answer = client.get(PATH)
     assert (answer.status_code, error_of(answer)["code"]) == (500, "error")
     assert "division" not in answer.text

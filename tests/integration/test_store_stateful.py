@@ -24,7 +24,8 @@ from sqlalchemy import Connection, Engine, create_engine, text
 
 from sluicegate.control.audit import events, verification
 from sluicegate.control.holds import namespaces
-from sluicegate.control.pausing import change as pausing_module
+from sluicegate.control.pausing import change as orders_module
+from sluicegate.control.pausing import clock as clock_module
 from sluicegate.control.pausing import idempotency
 from sluicegate.control.store.connection import parse_url
 from sluicegate.schemas.beats import RunningTask
@@ -102,7 +103,7 @@ class Store(RuleBasedStateMachine):
             key_file=self.folder / f"{name}.key",
         )
         self.planes = [self.here.replica(), self.here.replica()]
-        self.planes[0].pausing.read()
+        self.here.read(self.planes[0])
         self.orders = Orders()
         self.head = verification.head(self.world.database_url)
         self.asked: list[tuple[dict[str, Any], str, dict[str, Any]]] = []
@@ -246,7 +247,7 @@ class Store(RuleBasedStateMachine):
         for expires in (expires_first, not expires_first):
             after = self.orders.expired(self.now) if expires else self.orders.escalated(self.now)
             with ThreadPoolExecutor(2) as pool:
-                acts = [plane.pausing.expire_due if expires else plane.pausing.escalate_due for plane in planes]
+                acts = [plane.clock.expire_due if expires else plane.clock.escalate_due for plane in planes]
                 done = sum(pool.map(lambda act: act(), acts))
             due, what = after.version - self.orders.version, "expired" if expires else "escalated"
             assert done == due, f"{done} holds {what}, {due} were due"
@@ -507,7 +508,7 @@ def an_alteration_is_not_stored(patch: pytest.MonkeyPatch, machine: type[Store])
         is_lost = change.kind is ChangeKind.ALTERED
         return replace(change, hold=holds.find(wish.key)) if is_lost else change
 
-    patch.setattr(pausing_module, "place", forgetful)
+    patch.setattr(orders_module, "place", forgetful)
 
 
 def a_noop_makes_a_version(patch: pytest.MonkeyPatch, machine: type[Store]) -> None:
@@ -516,7 +517,7 @@ def a_noop_makes_a_version(patch: pytest.MonkeyPatch, machine: type[Store]) -> N
 
 def holds_expire_too_early(patch: pytest.MonkeyPatch, machine: type[Store]) -> None:
     patch.setattr(
-        pausing_module, "expire", lambda holds, *, now: transitions.expire(holds, now=now + timedelta(minutes=1))
+        clock_module, "expire", lambda holds, *, now: transitions.expire(holds, now=now + timedelta(minutes=1))
     )
 
 
@@ -525,11 +526,11 @@ def a_resume_releases_what_others_hold(patch: pytest.MonkeyPatch, machine: type[
         other = next((hold.key for hold in holds.active if hold.scope == key.scope and hold.key != key), key)
         return transitions.release(holds, other, **rest)
 
-    patch.setattr(pausing_module, "release", greedy)
+    patch.setattr(orders_module, "release", greedy)
 
 
 def a_resume_asks_nobody(patch: pytest.MonkeyPatch, machine: type[Store]) -> None:
-    patch.setattr(pausing_module, "_is_drained", lambda *_: True)
+    patch.setattr(orders_module, "_is_drained", lambda *_: True)
 
 
 def keys_are_forgotten(patch: pytest.MonkeyPatch, machine: type[Store]) -> None:
@@ -539,7 +540,7 @@ def keys_are_forgotten(patch: pytest.MonkeyPatch, machine: type[Store]) -> None:
 
 def what_drained_escalates_too(patch: pytest.MonkeyPatch, machine: type[Store]) -> None:
     patch.setattr(
-        pausing_module, "escalate", lambda holds, *, now, drained: transitions.escalate(holds, now=now, drained=())
+        clock_module, "escalate", lambda holds, *, now, drained: transitions.escalate(holds, now=now, drained=())
     )
 
 

@@ -14,13 +14,16 @@ import httpx
 from redis import Redis
 from sqlalchemy import Connection, NullPool, create_engine, make_url, text
 
+from sluicegate.control import spelling
 from sluicegate.control.access import tokens
 from sluicegate.control.process.plane import ControlPlane
 from sluicegate.control.publishing import signing_key
 from sluicegate.control.store.connection import parse_url
 from sluicegate.schemas import names
 from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
-from sluicegate.schemas.api.bodies import PauseRequest
+from sluicegate.schemas.api.orders import order_of
+from sluicegate.schemas.api.pausing import PauseRequest
+from sluicegate.schemas.api.workers import WorkersAnswer
 from sluicegate.schemas.beats import Beat, WorkerState
 from sluicegate.schemas.snapshots import Edition, Snapshot, unseal
 
@@ -96,7 +99,19 @@ class World:
         return made
 
     def change(self, plane: ControlPlane, actor: str = "alice", **body: Any) -> dict[str, Any]:
-        return plane.pausing.change(PauseRequest.model_validate(body), actor)
+        """What an order is answered."""
+        request = PauseRequest.model_validate(body)
+        done = plane.parts.orders.take(order_of(request), actor=actor, key=request.idempotency_key)
+        return spelling.change_of(done).to_json()
+
+    def read(self, plane: ControlPlane) -> dict[str, Any]:
+        """What `GET /api/system/worker-pause` answers."""
+        return spelling.state_of(plane.parts.reading.state()).to_json()
+
+    def workers(self, plane: ControlPlane) -> list[dict[str, Any]]:
+        """What `GET /api/workers` lists."""
+        listed: list[dict[str, Any]] = WorkersAnswer.of(plane.parts.reading.workers()).to_json()["workers"]
+        return listed
 
     def sql(self, statement: str, **values: Any) -> list[Any]:
         engine = create_engine(parse_url(self.database_url), poolclass=NullPool)

@@ -131,7 +131,16 @@ def story(*, at_pause: bool = True, **changes: Any) -> dict[str, Any]:
             }
         ],
     }
-    receipt = {"seconds": 4.2, "finished": 1, "yielded": 0, "waiting": 0, "forced": 0, "lost": 1}
+    receipt = {
+        "holdVersion": 7,
+        "ending": "drained",
+        "seconds": 4.2,
+        "finished": 1,
+        "yielded": 0,
+        "waiting": 0,
+        "forced": 0,
+        "lost": 1,
+    }
     ended = {"version": 7, "begunAt": AT, "endedAt": AT, "ending": "drained", "receipt": receipt}
     return {
         "hold": hold(),
@@ -158,3 +167,8 @@ def preview(**changes: Any) -> dict[str, Any]:
         "heldBy": [],
         "warnings": [],
     } | changes
+
+
+def forgotten(nodename: str = "w1@host") -> dict[str, Any]:
+    """`POST /api/workers/{nodename}/forget`."""
+    return {"nodename": nodename, "lastSeenAt": AT, "forgotten": True}

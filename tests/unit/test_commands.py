@@ -35,7 +35,7 @@ def control() -> Iterator[Stub]:
         prepared.answer("GET /api/audit", {"events": [answers.event()], "total": 9, "limit": 100, "offset": 0})
         prepared.answer(f"GET /api/holds/{answers.hold()['id']}", answers.story())
         prepared.answer(f"GET {SYSTEM}/preview", answers.preview())
-        prepared.answer("POST /api/workers/w1@host/forget", {"nodename": "w1@host", "forgotten": True})
+        prepared.answer("POST /api/workers/w1@host/forget", answers.forgotten())
         yield prepared
 
 
@@ -153,6 +153,8 @@ BAD = [
     ((*PAUSE, "--deadline", "30m"), "then:"),
     ((*PAUSE, "--then", "quiesce"), "deadline:"),
     ((*PAUSE, "--deadline", "soon", "--then", "quiesce"), "deadline:"),
+    ((*PAUSE, "--deadline", "30m", "--then", "explode"), "then: 'explode' is not what can follow a deadline"),
+    ((*PAUSE, "--mode", "quiesce", "--deadline", "30m", "--then", "quiesce"), "then: this is a quiesce already"),
     (("pause", "--dry-run", "--mode", "stop"), "mode:"),
     (("workers", "forget"), "NODENAME"),
     (("holds", "--url", "u", "show"), "after"),

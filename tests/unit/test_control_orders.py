@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -11,12 +12,10 @@ from hypothesis import strategies as st
 
 from sluicegate.control.access.limits import RateLimit
 from sluicegate.control.access.tokens import Right
-from sluicegate.control.holds.namespaces import Truth
 from sluicegate.control.links.broker import transport_options
-from sluicegate.control.pausing import bodies
-from sluicegate.control.pausing.idempotency import Ask
-from sluicegate.schemas.api.bodies import PauseRequest
-from sluicegate.schemas.api.orders import Order, order_of
+from sluicegate.control.pausing.idempotency import Ask, Effect
+from sluicegate.schemas.api.orders import Order, order_of, request_of
+from sluicegate.schemas.api.pausing import PauseRequest, SystemBody
 from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.holds.hold import Cause, Hold, Holds
 from sluicegate.schemas.modes import Mode
@@ -29,8 +28,8 @@ def hold(cause: Cause, mode: Mode = Mode.DRAIN, scope: Scope = GLOBAL) -> Hold:
     return Hold(id=uuid4(), scope=scope, mode=mode, reason=f"{cause}", actor="a", created_at=NOW, cause=cause)
 
 
-def truth(*active: Hold) -> Truth:
-    return Truth(namespace="n", epoch=1, holds=Holds(version=3, active=frozenset(active)), updated_at=NOW, now=NOW)
+def system(*active: Hold) -> dict[str, Any]:
+    return SystemBody.of(Holds(version=3, active=frozenset(active)), epoch=1, updated_at=NOW).to_json()
 
 
 def test_an_order_is_what_the_request_says_without_its_blanks() -> None:
@@ -64,18 +63,92 @@ def test_a_key_that_cannot_be_stored_is_refused(key: str) -> None:
     assert caught.value.field == "idempotencyKey"
 
 
+KEPT = {
+    "outcome": "applied",
+    "system": {
+        "workersPaused": True,
+        "mode": "drain",
+        "reason": "deploy",
+        "version": 2,
+        "epoch": 1,
+        "requestedByUserId": "alice",
+        "requestedAt": "2026-01-31T09:30:00.000000Z",
+        "updatedAt": "2026-01-31T09:30:00.000000Z",
+        "holds": [
+            {
+                "id": "6a6f0f9e-3b5b-4c7e-9d8f-0a1b2c3d4e5f",
+                "scope": "global",
+                "cause": "manual",
+                "source": "",
+                "mode": "drain",
+                "reason": "deploy",
+                "actor": "alice",
+                "createdAt": "2026-01-31T09:30:00.000000Z",
+                "expiresAt": None,
+                "deadline": None,
+                "then": None,
+                "escalatedAt": None,
+                "ramp": None,
+                "releasedAt": None,
+                "releasedBy": None,
+                "releasedReason": None,
+            }
+        ],
+    },
+    "audit": {
+        "latest": [
+            {
+                "id": 2,
+                "action": "pause",
+                "mode": "drain",
+                "reason": "deploy",
+                "actorUserId": "alice",
+                "createdAt": "2026-01-31T09:30:00.000000Z",
+            }
+        ]
+    },
+    "remaining": [],
+}
+"""What a control plane of 0.1 kept of a pause."""
+
+
+def test_what_another_version_kept_under_a_key_is_read_and_kept_alike() -> None:
+    """Replicas of two versions answer one client during an upgrade."""
+    effect = Effect.from_wire(KEPT, namespace="n", at=NOW)
+    assert (effect.after.edition, effect.latest[0].actor, effect.after.updated_at) == ((1, 2), "alice", NOW)
+    assert effect.to_wire() == KEPT
+
+
+def test_what_was_kept_before_holds_had_ramps_is_read() -> None:
+    system = KEPT["system"]
+    assert isinstance(system, dict)
+    older = {name: value for name, value in system["holds"][0].items() if name not in ("escalatedAt", "ramp")}
+    assert Effect.from_wire(KEPT | {"system": system | {"holds": [older]}}, namespace="n", at=NOW).to_wire() == KEPT
+
+
+def test_an_order_survives_being_asked_for() -> None:
+    """What the command line sends is what it checked."""
+    for request in (
+        PauseRequest(action="pause", mode="drain", reason="x", scope="host:a", deadline_in_s=60, then="requeue"),
+        PauseRequest(action="pause", mode="quiesce", reason="x", expires_at="2030-01-01T01:00:00+01:00"),
+        PauseRequest(action="resume", reason="x", ramp="10%/s", force_resume=True),
+    ):
+        order = order_of(request)
+        assert order_of(request_of(order)) == order
+
+
 def test_the_system_block_speaks_of_the_manual_hold_and_lists_all() -> None:
     """R-A6: with several holds, `mode` is the effective one and the manual fields the manual hold's."""
-    body = bodies.system(truth(hold(Cause.MANUAL), hold(Cause.BUDGET, Mode.QUIESCE)))
+    body = system(hold(Cause.MANUAL), hold(Cause.BUDGET, Mode.QUIESCE))
     assert (body["workersPaused"], body["mode"], body["reason"]) == (True, "quiesce", "manual")
     assert {one["cause"] for one in body["holds"]} == {"manual", "budget"}
-    others = bodies.system(truth(hold(Cause.BUDGET)))
+    others = system(hold(Cause.BUDGET))
     assert (others["workersPaused"], others["requestedByUserId"], others["requestedAt"]) == (True, None, None)
 
 
 def test_a_scoped_hold_does_not_pause_the_whole_fleet() -> None:
     """`workersPaused` is about `global`; the hold is listed all the same."""
-    body = bodies.system(truth(hold(Cause.MANUAL, scope=Scope.parse("queue:emails"))))
+    body = system(hold(Cause.MANUAL, scope=Scope.parse("queue:emails")))
     assert (body["workersPaused"], body["mode"], body["reason"], len(body["holds"])) == (False, "run", None, 1)
 
 

@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluicegate.schemas.beats import ForcedTask, RunningTask, WorkerState, YieldedTask
-from sluicegate.schemas.holds.drains import Ending, Fate, Followed, conclude, ending_of, fleet_at_pause, follow, receipt
+from sluicegate.schemas.holds.at_pause import AtPause, fleet_at_pause
+from sluicegate.schemas.holds.drains import Ending, Fate, Followed, conclude, ending_of, follow
 from sluicegate.schemas.holds.hold import Hold, Then
+from sluicegate.schemas.holds.receipts import Counts, Receipt, receipt
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.progress import Sighting, WorkerView, measure, view
 from sluicegate.schemas.scopes import GLOBAL, Scope
@@ -180,9 +182,9 @@ def test_what_a_deadline_ended_is_forced_and_the_receipt_names_it() -> None:
     earlier = after([worker(forced=(forced(WORK, at=NOW - SECOND),))])
     assert not earlier, "that was another hold's"
     made = receipt(known, [], version=2, ending=Ending.DRAINED, begun_at=NOW, now=NOW + SECOND)
-    assert made["forced"] == 1
-    (told,) = made["workers"]
-    assert told["forcedTasks"] == [{"id": "t1", "name": WORK.name, "how": "requeued"}]
+    assert made.counts.forced == 1
+    (told,) = made.workers
+    assert [(task.id, task.name, task.how) for task in told.forced] == [("t1", WORK.name, "requeued")]
 
 
 def test_the_receipt_counts_by_worker_and_names_what_was_lost() -> None:
@@ -200,18 +202,13 @@ def test_the_receipt_counts_by_worker_and_names_what_was_lost() -> None:
         begun_at=NOW,
         now=NOW + 3 * SECOND,
     )
-    assert (made["holdVersion"], made["ending"], made["seconds"]) == (7, "quiesced", 3.0)
-    assert {key: made[key] for key in ("finished", "yielded", "waiting", "forced", "lost")} == {
-        "finished": 1,
-        "yielded": 1,
-        "waiting": 1,
-        "forced": 0,
-        "lost": 1,
-    }
-    by_name = {row["nodename"]: row for row in made["workers"]}
-    assert [task["id"] for task in by_name["w2@h"]["lostTasks"]] == ["t4"]
-    assert (by_name["w1@h"]["finished"], by_name["w1@h"]["yielded"], by_name["w1@h"]["waiting"]) == (1, 1, 1)
-    assert by_name["w3@h"]["finished"] == by_name["w3@h"]["lost"] == 0
+    assert (made.version, made.ending, made.seconds) == (7, "quiesced", 3.0)
+    assert made.counts == Counts(finished=1, yielded=1, waiting=1, lost=1)
+    by_name = {row.nodename: row for row in made.workers}
+    assert [task.id for task in by_name["w2@h"].lost] == ["t4"]
+    assert by_name["w1@h"].counts == Counts(finished=1, yielded=1, waiting=1)
+    assert by_name["w3@h"].counts == Counts()
+    assert Receipt.from_wire(made.to_wire()) == made
 
 
 def test_what_nobody_runs_and_nobody_saw_end_is_lost_at_the_end() -> None:
@@ -228,13 +225,12 @@ def test_the_moment_says_who_ran_what_and_what_waited() -> None:
         source="broker",
         now=NOW,
     )
-    assert made["queues"] == [{"name": "gpu", "ready": 12}]
-    ((name, reserved, ids),) = [
-        (row["nodename"], row["reserved"], [task["id"] for task in row["running"]]) for row in made["workers"]
-    ]
+    assert made.depths == {"gpu": 12}
+    ((name, reserved, ids),) = [(row.nodename, row.reserved, [task.id for task in row.running]) for row in made.workers]
     assert (name, reserved, ids) == ("w1@h", 4, ["t1"])
+    assert AtPause.from_wire(made.to_wire()) == made
 
 
 def test_a_broker_that_cannot_be_read_is_told_from_an_empty_one() -> None:
     made = fleet_at_pause([worker()], GLOBAL, None, source="broker", now=NOW)
-    assert (made["queues"], made["source"]) == (None, "unavailable")
+    assert (made.depths, made.source) == (None, "unavailable")

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sluicegate.schemas.api.pausing import MetricsBody
 from sluicegate.schemas.beats import Beat, RunningTask, WorkerState, YieldedTask
 from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.progress import Sighting, measure, view
@@ -77,7 +78,7 @@ def test_what_is_no_beat_is_refused(raw):
 def test_all_paused_and_nothing_running_is_drained():
     metrics = measure(seen(beat(), beat(nodename="w2@h")), queued=40, source="broker")
     assert metrics.is_drained
-    assert metrics.to_wire() == {
+    assert MetricsBody.of(metrics).to_json() == {
         "queued": 40,
         "running": 0,
         "staleRunning": 0,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluicegate.schemas.beats import Beat, RunningTask, YieldedTask
-from sluicegate.schemas.holds.preview import preview
+from sluicegate.schemas.holds.preview import Preview, preview
 from sluicegate.schemas.progress import Sighting, WorkerView, view
 from sluicegate.schemas.runtimes import RECENT, Runtime, ended
 from sluicegate.schemas.scopes import GLOBAL, Scope
@@ -69,26 +69,26 @@ def worker(*running: RunningTask, age_s: float = 0, **fields: Any) -> WorkerView
     return view(seen, desired=DESIRED, lease=LEASE, now=NOW + 100 * SECOND)
 
 
-def told(*workers: WorkerView, scope: str = "global", **usual_s: float) -> dict[str, Any]:
+def told(*workers: WorkerView, scope: str = "global", **usual_s: float) -> Preview:
     usual = {f"app.{name}": seconds for name, seconds in usual_s.items()}
     return preview(workers, Scope.parse(scope), depths={"gpu": 3}, usual_s=usual, now=NOW + 100 * SECOND)
 
 
 def test_the_estimate_is_that_of_the_task_that_ends_last() -> None:
     """Elapsed by the worker's own clock, and by the server's since it was heard."""
-    assert told(worker(WORK, MAIL, age_s=2), train=60, mail=20)["etaSeconds"] == 48.0
+    assert told(worker(WORK, MAIL, age_s=2), train=60, mail=20).eta_s == 48.0
 
 
 def test_no_estimate_without_evidence_or_past_all_evidence() -> None:
     """And it is said for which tasks."""
     for seen in (told(worker(WORK, MAIL), mail=20), told(worker(WORK, MAIL), mail=20, train=10)):
-        assert (seen["etaSeconds"], seen["withoutEstimate"]) == (None, ["app.train"])
+        assert (seen.eta_s, seen.without_estimate) == (None, ["app.train"])
 
 
 @pytest.mark.parametrize("hindrance", [{"age_s": 60}, {"enforces": ("global",)}])
 def test_what_would_never_drain_has_no_estimate(hindrance: dict[str, Any]) -> None:
     """A silent worker, and one that does not obey such a hold."""
-    assert told(worker(MAIL, **hindrance), scope="queue:mail", mail=60)["etaSeconds"] is None
+    assert told(worker(MAIL, **hindrance), scope="queue:mail", mail=60).eta_s is None
 
 
 def test_only_the_scope_is_touched() -> None:
@@ -99,13 +99,14 @@ def test_only_the_scope_is_touched() -> None:
         scope="queue:gpu",
         train=60,
     )
-    assert [(row["nodename"], [task["id"] for task in row["running"]]) for row in seen["workers"]] == [("w1@h", ["t1"])]
-    assert (seen["running"], seen["etaSeconds"]) == (1, 50.0)
+    touched = [(one.worker.beat.nodename, [task.task.id for task in one.running]) for one in seen.workers]
+    assert touched == [("w1@h", ["t1"])]
+    assert (len(seen.running), seen.eta_s) == (1, 50.0)
 
 
 def test_an_idle_scope_drains_at_once() -> None:
-    assert told(worker())["etaSeconds"] == 0.0
+    assert told(worker()).eta_s == 0.0
 
 
 def test_a_broker_that_cannot_be_read_is_told_from_an_empty_one() -> None:
-    assert preview([], GLOBAL, depths=None, usual_s={}, now=NOW)["queues"] is None
+    assert preview([], GLOBAL, depths=None, usual_s={}, now=NOW).depths is None

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from sluicegate.control.client.answers import WorkerBody
 from sluicegate.control.client.waiting import SILENCE_S, Look, Outcome, Verdict, Watch, judge
-from sluicegate.schemas.api.bodies import MetricsBody
+from sluicegate.schemas.api.pausing import MetricsBody
+from sluicegate.schemas.api.workers import WorkerBody
 from sluicegate.schemas.snapshots import Edition
 from tests.unit import answers
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from sluicegate.control.cli.render.state_lines import stamp
 from sluicegate.control.cli.spans import spell
-from sluicegate.schemas.api.bodies import DrainBody, FollowedBody, HoldAnswer, HoldBody, MomentBody
+from sluicegate.schemas.api.holds import AtPauseBody, CountsBody, DrainBody, FollowedBody, HoldAnswer, HoldBody
 
 THEN_HEAD = ("WORKER", "STATE", "RUNNING", "RESERVED", "SEEN")
 TASK_HEAD = ("WORKER", "TASK", "ID", "QUEUE", "STARTED", "FATE")
@@ -20,7 +20,7 @@ def headline(hold: HoldBody) -> str:
     return f"{line}; released by {hold.released_by} at {stamp(hold.released_at)}: {hold.released_reason}"
 
 
-def queues(then: MomentBody) -> str:
+def queues(then: AtPauseBody) -> str:
     """`at TIME there waited: celery 3, mail 1`; another line where the broker could not be read."""
     if then.queues is None:
         return f"at {stamp(then.at)} the broker could not be read: what waited is not known"
@@ -28,7 +28,7 @@ def queues(then: MomentBody) -> str:
     return f"at {stamp(then.at)} there waited: {waited or 'nothing'}"
 
 
-def then_rows(then: MomentBody) -> list[Sequence[object]]:
+def then_rows(then: AtPauseBody) -> list[Sequence[object]]:
     """The rows under THEN_HEAD: each worker as it stood when the hold was placed."""
     return [
         (worker.nodename, worker.state, len(worker.running), worker.reserved, stamp(worker.seen_at))
@@ -62,8 +62,8 @@ def _ending(drain: DrainBody) -> str:
         return "under way"
     if drain.receipt is None:
         return f"{drain.ending} before it had drained"
-    counts = ", ".join(f"{name} {drain.receipt[name]}" for name in ("finished", "yielded", "waiting", "forced", "lost"))
-    return f"{drain.ending} after {spell(drain.receipt['seconds'])}: {counts}"
+    counts = ", ".join(f"{name} {getattr(drain.receipt, name)}" for name in CountsBody.model_fields)
+    return f"{drain.ending} after {spell(drain.receipt.seconds)}: {counts}"
 
 
 def _fate(task: FollowedBody) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sluicegate.control.cli.spans import spell
-from sluicegate.schemas.api.bodies import PreviewAnswer
+from sluicegate.schemas.api.pausing import PreviewAnswer
 
 WORKER_HEAD = ("WORKER", "STATE", "RUNNING", "RESERVED")
 TASK_HEAD = ("WORKER", "TASK", "ID", "QUEUE", "RUNS FOR", "USUALLY")

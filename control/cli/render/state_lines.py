@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from sluicegate.control.cli.spans import spell
-from sluicegate.control.client.answers import WorkerBody
-from sluicegate.schemas.api.bodies import ChangeAnswer, HoldBody, MetricsBody, SystemBody
+from sluicegate.schemas.api.holds import HoldBody
+from sluicegate.schemas.api.pausing import ChangeAnswer, MetricsBody, SystemBody
+from sluicegate.schemas.api.workers import WorkerBody
 from sluicegate.schemas.beats import WorkerState
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.progress import UNAVAILABLE
@@ -59,7 +60,7 @@ def _ramp_of(system: SystemBody, scope: Scope) -> str | None:
     here = [hold for hold in system.holds if hold.scope == str(scope)]
     if len(here) != 1 or here[0].ramp is None:
         return None
-    return f"{here[0].ramp['rate']} until {stamp(here[0].expires_at)}"
+    return f"{here[0].ramp.rate} until {stamp(here[0].expires_at)}"
 
 
 def measures(metrics: MetricsBody, *, is_paused: bool) -> str:

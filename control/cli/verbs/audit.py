@@ -13,14 +13,13 @@ from click.core import ParameterSource
 
 from sluicegate.control.cli import options
 from sluicegate.control.cli.spans import parse_span
-from sluicegate.control.cli.verb import Noun
-from sluicegate.control.cli.verbs.servers import needs_extra
+from sluicegate.control.cli.verb import Noun, needs_extra
 from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.settings import DATABASE_URL
 from sluicegate.schemas.times import from_wire, to_wire
 
 if TYPE_CHECKING:
-    from sluicegate.schemas.api.bodies import Event
+    from sluicegate.schemas.api.audit import EventBody
 
 AUDIT_HEAD = ("ID", "AT", "BY", "ACTION", "OUTCOME", "VERSION", "SCOPE", "MODE", "REASON")
 SHOWN_EVERY = 100_000
@@ -177,7 +176,7 @@ def _moment(text: str | None, field: str) -> str | None:
         return to_wire(from_wire(text, field))
 
 
-def _row(event: Event) -> Sequence[object]:
+def _row(event: EventBody) -> Sequence[object]:
     """The cells under AUDIT_HEAD."""
     from sluicegate.control.cli.render.state_lines import stamp
 

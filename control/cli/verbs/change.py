@@ -12,15 +12,14 @@ from sluicegate.control.cli.spans import parse_span
 from sluicegate.control.cli.verb import Interrupted, Verb
 from sluicegate.schemas.errors import InvalidInput, Refused
 from sluicegate.schemas.exits import Exit
-from sluicegate.schemas.holds.hold import STEPS, check_reason
-from sluicegate.schemas.holds.ramps import Rate
+from sluicegate.schemas.holds.hold import STEPS, Then
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import Scope
-from sluicegate.schemas.times import from_wire, to_wire
 
 if TYPE_CHECKING:
     from sluicegate.control.client import Client, Reply
-    from sluicegate.schemas.api.bodies import ChangeAnswer
+    from sluicegate.schemas.api.orders import Order
+    from sluicegate.schemas.api.pausing import ChangeAnswer
 
 
 @click.command(
@@ -76,42 +75,33 @@ def pause(
 ) -> None:
     """Let no worker start another task. Nothing is lost: what has not started goes back to its queue."""
     # Everything is checked before anything is asked: exit 2 means that no call was made.
-    word = Mode.of_hold(mode).word
-    # What changes nothing needs no reason.
-    why = "" if dry_run else check_reason(reason)
-    where = Scope.parse(scope)
-    if span is not None and expires_at is not None:
-        raise InvalidInput("for", "give --for or --until, not both")
-    until = None if expires_at is None else to_wire(from_wire(expires_at, "until"))
-    # Sent as the spans that they are: the clock of whoever asks may be wrong.
-    span_s = None if span is None else parse_span(span, "for").total_seconds()
-    deadline_s = None if deadline is None else parse_span(deadline, "deadline").total_seconds()
-    if (deadline is None) != (then is None):
-        raise InvalidInput("then" if deadline else "deadline", "--deadline and --then belong together")
+    order = _order(
+        action="pause",
+        mode=mode,
+        # What changes nothing needs no reason.
+        reason="dry run" if dry_run else reason,
+        scope=scope,
+        expires_at=expires_at,
+        # Sent as the spans that they are: the clock of whoever asks may be wrong.
+        expires_in_s=_seconds(span, "for"),
+        deadline_in_s=_seconds(deadline, "deadline"),
+        then=then,
+    )
     if timeout is not None and not is_waiting:
         raise InvalidInput("timeout", "belongs to --wait")
     if dry_run and is_waiting:
         raise InvalidInput("dry-run", "changes nothing that could be waited for")
-    timeout_s = None if timeout is None else parse_span(timeout, "timeout").total_seconds()
+    timeout_s = _seconds(timeout, "timeout")
 
     from sluicegate.control.cli.session import connect
 
     with connect(url, token_file) as client:
         if dry_run:
-            ctx.exit(_previewed(client, where, as_json))
-        reply = client.pause(
-            mode=word,
-            reason=why,
-            scope=str(where),
-            expires_at=until,
-            expires_in_s=span_s,
-            deadline_in_s=deadline_s,
-            then=then,
-        )
+            ctx.exit(_previewed(client, order.scope, as_json))
+        reply = _send(client, order)
         if is_waiting:
-            may_quiesce = Mode.QUIESCE.word in (word, then)
-            ctx.exit(_waited(client, reply, where, may_quiesce, timeout_s, as_json))
-        ctx.exit(_told(reply, where, as_json))
+            ctx.exit(_waited(client, reply, order, timeout_s, as_json))
+        ctx.exit(_told(reply, order.scope, as_json))
 
 
 @click.command(
@@ -145,19 +135,38 @@ def resume(
 
     A drain that has not drained is resumed only with --force.
     """
-    why = check_reason(reason)
-    where = Scope.parse(scope)
-    if ramp is not None:
-        Rate.parse(ramp)
+    order = _order(action="resume", reason=reason, scope=scope, force_resume=force, ramp=ramp)
 
     from sluicegate.control.cli.session import connect
 
     with connect(url, token_file) as client:
         try:
-            reply = client.resume(reason=why, scope=str(where), force=force, ramp=ramp)
+            reply = _send(client, order)
         except Refused as refusal:
             raise Refused(_with_figures(refusal), refusal.details) from None
-        ctx.exit(_told(reply, where, as_json))
+        ctx.exit(_told(reply, order.scope, as_json))
+
+
+_CALLED = {"expiresAt": "until", "expiresInS": "for", "deadlineInS": "deadline"}
+"""The options that are called otherwise than the fields of a request."""
+
+
+def _order(**wanted: Any) -> Order:
+    """The order that options spell, by the fields of `PauseRequest`; raises InvalidInput naming the option."""
+    from sluicegate.schemas.api.orders import order_of
+    from sluicegate.schemas.api.pausing import PauseRequest
+
+    return order_of(PauseRequest(**wanted), _CALLED)
+
+
+def _seconds(span: str | None, option: str) -> float | None:
+    return None if span is None else parse_span(span, option).total_seconds()
+
+
+def _send(client: Client, order: Order) -> Reply[ChangeAnswer]:
+    from sluicegate.schemas.api.orders import request_of
+
+    return client.change(request_of(order))
 
 
 def _told(reply: Reply[ChangeAnswer], scope: Scope, as_json: bool) -> Exit:
@@ -187,16 +196,14 @@ def _previewed(client: Client, scope: Scope, as_json: bool) -> Exit:
     return Exit.OK
 
 
-def _waited(
-    client: Client, reply: Reply[ChangeAnswer], scope: Scope, is_quiesce: bool, timeout_s: float | None, as_json: bool
-) -> Exit:
+def _waited(client: Client, reply: Reply[ChangeAnswer], order: Order, timeout_s: float | None, as_json: bool) -> Exit:
     from sluicegate.control.cli import wait
     from sluicegate.control.cli.render import state_lines, terminal
     from sluicegate.schemas.snapshots import Edition
 
     system = reply.body.system
     if not as_json:
-        for line in state_lines.outcome(reply.body, scope):
+        for line in state_lines.outcome(reply.body, order.scope):
             terminal.say(line)
     try:
         with terminal.progress(silent=as_json) as progress:
@@ -206,9 +213,9 @@ def _waited(
                 target,
                 timeout_s,
                 progress,
-                scope=scope,
-                is_quiesce=is_quiesce,
-                durations_s=wait.known_durations(client, scope),
+                scope=order.scope,
+                is_quiesce=order.mode is Mode.QUIESCE or order.then is Then.QUIESCE,
+                durations_s=wait.known_durations(client, order.scope),
             )
     except KeyboardInterrupt:
         raise Interrupted(

@@ -174,9 +174,9 @@ def forget(*, nodename: str, reason: str | None, url: str | None, token_file: Pa
     from sluicegate.control.cli.session import connect
 
     with connect(url, token_file) as client:
-        answer = client.forget(nodename, reason=why)
+        reply = client.forget(nodename, reason=why)
     if as_json:
-        terminal.say_json(answer)
+        terminal.say_json(reply.raw)
     else:
         terminal.say(f"forgotten: {nodename}")
 

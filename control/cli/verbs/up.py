@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sluicegate.control.cli import options
-from sluicegate.control.cli.verb import Verb
-from sluicegate.control.cli.verbs.servers import needs_extra
+from sluicegate.control.cli.verb import Verb, needs_extra
 from sluicegate.schemas.errors import Unavailable
 from sluicegate.schemas.holds.hold import check_actor
 from sluicegate.schemas.settings import LEASE_S, NAMESPACE, REPUBLISH_INTERVAL_MS, STATE_DIR

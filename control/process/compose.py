@@ -1,0 +1,156 @@
+"""Everything that one replica is made of, put together from settings. Nothing here connects or starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sluicegate.control.access.admission import Access
+from sluicegate.control.audit.feed import Feed
+from sluicegate.control.fleet.view import Fleet
+from sluicegate.control.holds import namespaces
+from sluicegate.control.links.broadcast import Broadcast
+from sluicegate.control.links.broker import Broker
+from sluicegate.control.links.state_redis import Bus
+from sluicegate.control.parts import Parts, Readiness
+from sluicegate.control.pausing import idempotency
+from sluicegate.control.pausing.change import Orders
+from sluicegate.control.pausing.clock import Clock
+from sluicegate.control.pausing.drains import Draining
+from sluicegate.control.pausing.read import Reading
+from sluicegate.control.process.loops import Loop
+from sluicegate.control.publishing import signing_key
+from sluicegate.control.publishing.publisher import Publisher
+from sluicegate.control.store.database import Database
+from sluicegate.schemas import settings
+from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
+from sluicegate.schemas.public_keys import parse_public_keys
+from sluicegate.schemas.redis_urls import Place, place_of
+
+EXPIRE_EVERY_S = 0.5
+DRAIN_EVERY_S = 0.5
+FOLD_EVERY_S = 2.0
+CLEAN_EVERY_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerAddress:
+    """Where Celery's messages are. `master_name` is what the sentinels call it, `key_prefix` stands before its keys."""
+
+    url: str
+    place: Place
+    master_name: str | None
+    key_prefix: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composition:
+    """One replica. What runs by itself is in `loops` and `broadcast`; what is asked is in `parts`."""
+
+    namespace: str
+    bind: tuple[str, int]
+    broker: BrokerAddress
+    database: Database
+    bus: Bus
+    broadcast: Broadcast
+    publisher: Publisher
+    fleet: Fleet
+    clock: Clock
+    draining: Draining
+    parts: Parts
+    loops: tuple[Loop, ...]
+
+
+def compose(environ: Mapping[str, str]) -> Composition:
+    """Reads the settings; raises InvalidSetting naming the one that is wrong."""
+    namespace = settings.NAMESPACE.read(environ)
+    state, broker = _servers(environ)
+    key = signing_key.load(settings.SIGNING_KEY_FILE.read(environ))
+    trusted = _trusted(environ, key)
+    bind = settings.BIND.read(environ)
+    interval_s = settings.REPUBLISH_INTERVAL_MS.read(environ) / 1000
+    lease = timedelta(seconds=settings.LEASE_S.read(environ))
+
+    database = Database(settings.DATABASE_URL.read(environ))
+    bus = Bus(state, namespace)
+    broadcast = Broadcast(broker.url, broker.master_name, broker.key_prefix)
+    publisher = Publisher(
+        database=database, bus=bus, namespace=namespace, key=key, trusted=trusted, on_change=broadcast.ask
+    )
+    depths = Broker(broker.url, broker.master_name, broker.key_prefix)
+    fleet = Fleet(database=database, bus=bus, broker=depths, namespace=namespace, lease=lease)
+    clock = Clock(database=database, publisher=publisher, namespace=namespace)
+    draining = Draining(database=database, fleet=fleet, namespace=namespace)
+    return Composition(
+        namespace=namespace,
+        bind=bind,
+        broker=broker,
+        database=database,
+        bus=bus,
+        broadcast=broadcast,
+        publisher=publisher,
+        fleet=fleet,
+        clock=clock,
+        draining=draining,
+        parts=_parts(namespace, database, bus, publisher, fleet, draining),
+        loops=_loops(database, publisher, fleet, clock, draining, interval_s),
+    )
+
+
+def _servers(environ: Mapping[str, str]) -> tuple[Place, BrokerAddress]:
+    """Where the pause state is, and where the broker: the same place, where nothing else is said."""
+    redis_url = settings.REDIS_URL.read(environ)
+    master_name = settings.REDIS_MASTER_NAME.read_or_none(environ)
+    state = place_of(redis_url, settings.REDIS_URL, master_name, settings.REDIS_MASTER_NAME)
+    url = settings.BROKER_URL.read_or_none(environ) or redis_url
+    brokers_name = settings.BROKER_MASTER_NAME.read_or_none(environ) or master_name
+    broker = BrokerAddress(
+        url=url,
+        place=place_of(url, settings.BROKER_URL, brokers_name, settings.BROKER_MASTER_NAME),
+        master_name=brokers_name,
+        key_prefix=settings.BROKER_KEY_PREFIX.read_or_none(environ),
+    )
+    return state, broker
+
+
+def _trusted(environ: Mapping[str, str], key: signing_key.SigningKey) -> TrustedKeys:
+    # Our own signature is always trusted; the others are those of a rotation that is under way.
+    others = settings.PUBLIC_KEYS.read_or_none(environ)
+    return TrustedKeys({key.kid: key.public_bytes} | (parse_public_keys(others) if others else {}))
+
+
+def _parts(
+    namespace: str, database: Database, bus: Bus, publisher: Publisher, fleet: Fleet, draining: Draining
+) -> Parts:
+    reading = Reading(database=database, fleet=fleet, namespace=namespace)
+    return Parts(
+        namespace=namespace,
+        access=Access(database, namespace),
+        orders=Orders(database=database, publisher=publisher, reading=reading, draining=draining, namespace=namespace),
+        reading=reading,
+        fleet=fleet,
+        audit=Feed(database, namespace),
+        readiness=Readiness(database, bus),
+    )
+
+
+def _loops(
+    database: Database, publisher: Publisher, fleet: Fleet, clock: Clock, draining: Draining, interval_s: float
+) -> tuple[Loop, ...]:
+    """What goes on by itself, in the order in which it is started."""
+    return (
+        Loop("publish", publisher.republish, interval_s=interval_s),
+        Loop("expire", clock.expire_due, interval_s=EXPIRE_EVERY_S),
+        Loop("escalate", clock.escalate_due, interval_s=EXPIRE_EVERY_S),
+        Loop("drain", draining.follow, interval_s=DRAIN_EVERY_S),
+        Loop("fold", fleet.fold, interval_s=FOLD_EVERY_S),
+        Loop("clean", lambda: _clean(database, fleet), interval_s=CLEAN_EVERY_S),
+    )
+
+
+def _clean(database: Database, fleet: Fleet) -> None:
+    """Lets go of what nobody will ask for again."""
+    with database.transaction() as connection:
+        idempotency.purge(connection, namespaces.clock(connection))
+    fleet.purge()

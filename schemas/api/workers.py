@@ -1,0 +1,122 @@
+"""The workers: the bodies of `GET /api/workers` and `POST /api/workers/{nodename}/forget`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Annotated, Any, Self
+
+from pydantic import Field, WithJsonSchema
+
+from sluicegate.schemas.api.base import Answer, Instant, Wire
+from sluicegate.schemas.beats import RunningTask
+from sluicegate.schemas.progress import WorkerView, has_work_of, is_of
+from sluicegate.schemas.scopes import Scope, Subject
+
+
+class RunningBody(Answer):
+    """A task that is running, or was, on a worker; `started_at` by the worker's own clock, None where unknown."""
+
+    id: str
+    name: str
+    started_at: Instant | None
+    waiting: bool = False
+    queue: str | None = None
+
+    @classmethod
+    def of(cls, task: RunningTask) -> Self:
+        """The task as its worker tells of it."""
+        return cls(id=task.id, name=task.name, started_at=task.started_at, waiting=task.is_waiting, queue=task.queue)
+
+
+class WorkerBody(Answer):
+    """One element of `GET /api/workers`. A control plane before 0.2 leaves out what has a default."""
+
+    nodename: str
+    incarnation: str
+    host: str
+    pool: str
+    state: str
+    desired_version: int
+    applied_version: int
+    desired_epoch: int
+    applied_epoch: int
+    applied_at: Instant | None
+    running: list[RunningBody]
+    reserved: int
+    queues: list[str]
+    stale: bool
+    refused: dict[str, int]
+    labels: dict[str, str] = Field(default_factory=dict)
+    not_enforced: list[str] = Field(default_factory=list)
+    clock_ahead_s: float = 0.0
+    last_seen_at: Instant
+    lease_expires_at: Instant
+
+    @classmethod
+    def of(cls, worker: WorkerView) -> Self:
+        """The worker as an operator sees it."""
+        beat = worker.beat
+        return cls(
+            nodename=beat.nodename,
+            incarnation=beat.incarnation,
+            host=beat.host,
+            pool=beat.pool,
+            state=str(worker.state),
+            desired_version=worker.desired.version,
+            applied_version=beat.applied.version,
+            desired_epoch=worker.desired.epoch,
+            applied_epoch=beat.applied.epoch,
+            applied_at=beat.applied_at,
+            running=[RunningBody.of(task) for task in beat.running],
+            reserved=beat.reserved,
+            queues=list(beat.queues),
+            stale=beat.is_stale,
+            refused=dict(beat.refused),
+            labels=dict(beat.labels),
+            not_enforced=[str(scope) for scope in worker.not_enforced],
+            clock_ahead_s=worker.clock_ahead_s,
+            last_seen_at=worker.sighting.seen_at,
+            lease_expires_at=worker.lease_expires_at,
+        )
+
+    def within(self, scope: Scope) -> WorkerBody | None:
+        """The same worker with only what of `scope` runs on it; None where no work of `scope` could."""
+        subject = Subject(host=self.host, worker=self.nodename, labels=self.labels)
+        if not has_work_of(scope, subject, self.queues, self.running):
+            return None
+        return self.model_copy(update={"running": [task for task in self.running if is_of(task, scope)]})
+
+    def has_applied(self, epoch: int, version: int) -> bool:
+        """Has it put this edition, or a newer one, into force?"""
+        return (self.applied_epoch, self.applied_version) >= (epoch, version)
+
+
+class WorkersAnswer(Answer):
+    """`GET /api/workers`, by nodename."""
+
+    workers: list[WorkerBody]
+
+    @classmethod
+    def of(cls, workers: Iterable[WorkerView]) -> Self:
+        """The workers in the order given."""
+        return cls(workers=[WorkerBody.of(worker) for worker in workers])
+
+
+class ForgetRequest(Wire):
+    """`POST /api/workers/{nodename}/forget`. The reason is judged with the other rules, not by its type alone."""
+
+    reason: Annotated[Any, WithJsonSchema({"type": "string"})] = None
+
+
+class ForgetAnswer(Answer):
+    """What was forgotten, and when it was last heard of."""
+
+    nodename: str
+    last_seen_at: Instant
+    forgotten: bool
+
+    @classmethod
+    def of(cls, nodename: str, last_seen_at: datetime) -> Self:
+        """Of a worker that has just been forgotten."""
+        return cls(nodename=nodename, last_seen_at=last_seen_at, forgotten=True)
