@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Protocol, TypeVar
 
 from sluicegate.schemas.beats import Beat, RunningTask
 from sluicegate.schemas.progress import WorkerView
@@ -37,6 +38,34 @@ class Runtime:
         return Runtime(name=self.name, count=self.count + len(more), recent_s=(*self.recent_s, *more)[-RECENT:])
 
 
+class Run(Protocol):
+    """A running task, whether a worker tells of it or the control plane."""
+
+    @property
+    def id(self) -> str:
+        """What makes it the same one."""
+        ...
+
+    @property
+    def started_at(self) -> datetime | None:
+        """By its worker's clock; None where that is not known."""
+        ...
+
+
+R = TypeVar("R", bound=Run)
+
+
+def ran_s(run: Run, at: datetime) -> float | None:
+    """How long `run` had run at `at`, never below 0; None where its start is not known."""
+    return None if run.started_at is None else max(0.0, (at - run.started_at).total_seconds())
+
+
+def let_go(before: Iterable[R], after: Iterable[Run]) -> Iterator[R]:
+    """Those of `before` that run no more."""
+    still = {run.id for run in after}
+    return (run for run in before if run.id not in still)
+
+
 def ended(before: Beat, after: Beat) -> Iterator[tuple[str, float]]:
     """The name and the seconds of each run that came to its end between two beats of one life.
 
@@ -45,23 +74,16 @@ def ended(before: Beat, after: Beat) -> Iterator[tuple[str, float]]:
     gap = after.sent_at - before.sent_at
     if before.incarnation != after.incarnation or not timedelta() < gap <= WIDEST_GAP:
         return
-    left = (
-        {task.id for task in after.running}
-        | {one.task.id for one in after.yielded}
-        | {one.task.id for one in after.forced}
-    )
-    end = before.sent_at + gap / 2
-    for task in before.running:
-        if task.id not in left and not task.is_waiting and task.started_at is not None:
-            yield task.name, max(0.0, (end - task.started_at).total_seconds())
+    otherwise = {one.task.id for one in after.yielded} | {one.task.id for one in after.forced}
+    for task in let_go(before.running, after.running):
+        seconds = ran_s(task, before.sent_at + gap / 2)
+        if seconds is not None and not task.is_waiting and task.id not in otherwise:
+            yield task.name, seconds
 
 
 def elapsed_s(task: RunningTask, worker: WorkerView, now: datetime) -> float | None:
     """How long `task` has run at `now` (the clock that sightings are by); None where its start is not known."""
-    if task.started_at is None:
-        return None
-    said = worker.beat.sent_at - task.started_at
-    return max(0.0, (said + (now - worker.sighting.seen_at)).total_seconds())
+    return ran_s(task, worker.beat.sent_at + (now - worker.sighting.seen_at))
 
 
 def left_s(elapsed_s: float | None, usual_s: float | None) -> float | None:
@@ -74,8 +96,11 @@ def left_s(elapsed_s: float | None, usual_s: float | None) -> float | None:
     return usual_s - elapsed_s
 
 
-def longest_left_s(left_s: Iterable[float | None]) -> float | None:
+def longest_left_s(estimates_s: Iterable[float | None]) -> float | None:
     """The seconds until the last of several tasks should end; None without any, and unless each has an estimate."""
-    known = list(left_s)
-    estimates = [seconds for seconds in known if seconds is not None]
-    return max(estimates) if estimates and len(estimates) == len(known) else None
+    longest = None
+    for seconds in estimates_s:
+        if seconds is None:
+            return None
+        longest = seconds if longest is None else max(longest, seconds)
+    return longest

@@ -21,7 +21,7 @@ from sluicegate.schemas.api.pausing import MetricsBody
 from sluicegate.schemas.api.workers import RunningBody, WorkerBody
 from sluicegate.schemas.beats import WorkerState
 from sluicegate.schemas.progress import UNAVAILABLE
-from sluicegate.schemas.runtimes import left_s, longest_left_s
+from sluicegate.schemas.runtimes import left_s, let_go, longest_left_s, ran_s
 from sluicegate.schemas.snapshots import Edition
 
 SILENCE_S = 5.0
@@ -182,15 +182,13 @@ def _unfinished(look: Look) -> Iterator[Unfinished]:
     for worker in _present(look.workers):
         for task in worker.running:
             yield Unfinished(
-                nodename=worker.nodename, id=task.id, name=task.name, for_s=_elapsed(worker, task), waits=task.waiting
+                nodename=worker.nodename,
+                id=task.id,
+                name=task.name,
+                # When it was last seen, by two clocks: a small error.
+                for_s=ran_s(task, worker.last_seen_at),
+                waits=task.waiting,
             )
-
-
-def _elapsed(worker: WorkerBody, task: RunningBody) -> float | None:
-    """How long `task` had run when `worker` was last seen: two clocks, so a small error, and never below 0."""
-    if task.started_at is None:
-        return None
-    return max(0.0, (worker.last_seen_at - task.started_at).total_seconds())
 
 
 def _learn(watch: Watch, look: Look) -> dict[str, float]:
@@ -200,10 +198,9 @@ def _learn(watch: Watch, look: Look) -> dict[str, float]:
         before = watch.seen.get(worker.nodename)
         if before is None or before.incarnation != worker.incarnation or worker.state == WorkerState.UNKNOWN:
             continue
-        still = {task.id for task in worker.running}
-        for task in before.running:
-            took = _elapsed(before, task)
-            if task.id not in still and took is not None:
+        for task in let_go(before.running, worker.running):
+            took = ran_s(task, before.last_seen_at)
+            if took is not None:
                 known[task.name] = max(known.get(task.name, 0.0), took)
     return known
 
