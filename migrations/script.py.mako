@@ -9,6 +9,8 @@ revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
 branch_labels = ${repr(branch_labels)}
 depends_on = ${repr(depends_on)}
+# Expand: what the revision before has here. Contract: this one, or the first that no longer uses what goes (README.md).
+usable_from = ${repr(up_revision)}
 
 
 def upgrade() -> None:

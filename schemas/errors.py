@@ -8,7 +8,8 @@
     ├── NotAllowed            a real token without the right                               403, exit 7
     ├── NotFound              nothing has that name                                        404, exit 6
     ├── Unavailable           a part we stand on is away                                   503, exit 8
-    │   └── NotMigrated       the database has no tables, or older ones                    503, exit 8
+    │   ├── NotMigrated       the database has no tables, or older ones                    503, exit 8
+    │   └── DatabaseTooNew    its tables are of a revision that this code cannot use       503, exit 8
     ├── AuditBroken           the chain of audit events does not verify                        exit 9
     └── SnapshotRefused       a state that a worker must not obey
         ├── MalformedSnapshot
@@ -92,9 +93,15 @@ class Unavailable(SluicegateError):
 
 
 class NotMigrated(Unavailable):
-    """The database answers, but its tables are missing or of another revision."""
+    """The database answers, but its tables are missing or older than this code: `sluicegate db upgrade` is due."""
 
     code = "not_migrated"
+
+
+class DatabaseTooNew(Unavailable):
+    """The database answers, but a later revision took away what this code needs: the code is to be upgraded."""
+
+    code = "database_too_new"
 
 
 class AuditBroken(SluicegateError):

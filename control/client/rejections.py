@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from sluicegate.schemas.api.errors import ErrorBody, ErrorDetail
 from sluicegate.schemas.errors import (
+    DatabaseTooNew,
     InvalidInput,
     NotAllowed,
     NotAuthenticated,
@@ -39,7 +40,7 @@ def to_error(status: int, body: Any, origin: str) -> SluicegateError:
     except ValidationError:
         return Unavailable(f"{origin} does not answer as a sluicegate control plane does (HTTP {status})")
     error = parsed.error
-    for kind in (NotAuthenticated, NotAllowed, NotFound, NotMigrated, Unavailable):
+    for kind in (NotAuthenticated, NotAllowed, NotFound, NotMigrated, DatabaseTooNew, Unavailable):
         if error.code == kind.code:
             return kind(error.message)
     if error.code == Refused.code:

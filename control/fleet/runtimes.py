@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 from sqlalchemy.dialects.postgresql import insert
 
 from sluicegate.control.store.tables import RUNTIMES
@@ -25,7 +25,7 @@ def read(connection: Connection, namespace: str, names: Iterable[str] | None = N
 
 
 def learn(connection: Connection, namespace: str, runs_s: Mapping[str, list[float]], now: datetime) -> None:
-    """Adds runs, by the name of their task. The caller has `claim`ed this."""
+    """Adds runs, by the name of their task. Only a leader does: two would count each run twice."""
     if not runs_s:
         return
     known = read(connection, namespace, runs_s)
@@ -45,10 +45,3 @@ def learn(connection: Connection, namespace: str, runs_s: Mapping[str, list[floa
         )
     index = [RUNTIMES.c.namespace, RUNTIMES.c.task]
     connection.execute(new.on_conflict_do_update(index_elements=index, set_=changed), rows)
-
-
-def claim(connection: Connection, namespace: str) -> bool:
-    """Is it ours to learn, until the transaction ends? False while another replica does."""
-    key = func.hashtextextended(f"sluicegate runtimes {namespace}", 0)
-    claimed: bool = connection.execute(select(func.pg_try_advisory_xact_lock(key))).scalar_one()
-    return claimed

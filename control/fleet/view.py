@@ -154,12 +154,12 @@ class Fleet:
         return self._broker.depths({queue for worker in seen.present_in(scope) for queue in worker.beat.queues})
 
     def fold(self) -> None:
-        """Writes what Redis has into the database, and learns from it how long tasks take. Raises Unavailable."""
+        """Writes what Redis has into the database, and learns from it how long tasks take. Raises Unavailable.
+
+        Only a leader does: two would count each run twice.
+        """
         now, entries = self._hear()
         with self._database.transaction() as connection:
-            # One replica at a time: two would count each run twice. What the other one writes need not be written.
-            if not runtimes.claim(connection, self._namespace):
-                return
             busy = sightings.busy(connection, self._namespace)
             self._fold(connection, entries, now)
             runtimes.learn(connection, self._namespace, _runs_s(busy, entries), now)

@@ -19,9 +19,11 @@ from sluicegate.control.pausing.change import Orders
 from sluicegate.control.pausing.clock import Clock
 from sluicegate.control.pausing.drains import Draining
 from sluicegate.control.pausing.read import Reading
+from sluicegate.control.process.leader import Leader
 from sluicegate.control.process.loops import Loop
 from sluicegate.control.publishing import signing_key
 from sluicegate.control.publishing.publisher import Publisher
+from sluicegate.control.store import migrate
 from sluicegate.control.store.database import Database
 from sluicegate.schemas import settings
 from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
@@ -58,8 +60,19 @@ class Composition:
     fleet: Fleet
     clock: Clock
     draining: Draining
+    leader: Leader
     parts: Parts
     loops: tuple[Loop, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Once:
+    """What is done by one replica of all: the parts whose writes are fenced by the leader's term."""
+
+    clock: Clock
+    draining: Draining
+    fleet: Fleet
+    database: Database
 
 
 def compose(environ: Mapping[str, str]) -> Composition:
@@ -80,8 +93,16 @@ def compose(environ: Mapping[str, str]) -> Composition:
     )
     depths = Broker(broker.url, broker.master_name, broker.key_prefix)
     fleet = Fleet(database=database, bus=bus, broker=depths, namespace=namespace, lease=lease)
-    clock = Clock(database=database, publisher=publisher, namespace=namespace)
     draining = Draining(database=database, fleet=fleet, namespace=namespace)
+    leader = Leader(database=database, namespace=namespace, code_revision=migrate.head())
+    # The same parts once more for what the leader alone does: what these write counts only within its term.
+    fenced = leader.fenced
+    once = Once(
+        clock=Clock(database=fenced, publisher=publisher, namespace=namespace),
+        draining=Draining(database=fenced, fleet=fleet, namespace=namespace),
+        fleet=Fleet(database=fenced, bus=bus, broker=depths, namespace=namespace, lease=lease),
+        database=fenced,
+    )
     return Composition(
         namespace=namespace,
         bind=bind,
@@ -91,10 +112,11 @@ def compose(environ: Mapping[str, str]) -> Composition:
         broadcast=broadcast,
         publisher=publisher,
         fleet=fleet,
-        clock=clock,
+        clock=Clock(database=database, publisher=publisher, namespace=namespace),
         draining=draining,
+        leader=leader,
         parts=_parts(namespace, database, bus, publisher, fleet, draining),
-        loops=_loops(database, publisher, fleet, clock, draining, interval_s),
+        loops=_loops(publisher, leader, once, interval_s),
     )
 
 
@@ -135,17 +157,17 @@ def _parts(
     )
 
 
-def _loops(
-    database: Database, publisher: Publisher, fleet: Fleet, clock: Clock, draining: Draining, interval_s: float
-) -> tuple[Loop, ...]:
+def _loops(publisher: Publisher, leader: Leader, once: Once, interval_s: float) -> tuple[Loop, ...]:
     """What goes on by itself, in the order in which it is started."""
+    led = leader.run_when_leading
     return (
         Loop("publish", publisher.republish, interval_s=interval_s),
-        Loop("expire", clock.expire_due, interval_s=EXPIRE_EVERY_S),
-        Loop("escalate", clock.escalate_due, interval_s=EXPIRE_EVERY_S),
-        Loop("drain", draining.follow, interval_s=DRAIN_EVERY_S),
-        Loop("fold", fleet.fold, interval_s=FOLD_EVERY_S),
-        Loop("clean", lambda: _clean(database, fleet), interval_s=CLEAN_EVERY_S),
+        leader.loop,
+        Loop("expire", led(once.clock.expire_due), interval_s=EXPIRE_EVERY_S),
+        Loop("escalate", led(once.clock.escalate_due), interval_s=EXPIRE_EVERY_S),
+        Loop("drain", led(once.draining.follow), interval_s=DRAIN_EVERY_S),
+        Loop("fold", led(once.fleet.fold), interval_s=FOLD_EVERY_S),
+        Loop("clean", led(lambda: _clean(once.database, once.fleet)), interval_s=CLEAN_EVERY_S),
     )
 
 

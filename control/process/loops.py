@@ -13,11 +13,19 @@ logger = logging.getLogger("sluicegate.control")
 
 
 class Loop:
-    """Calls `turn` every `interval_s` seconds. A turn that fails is logged, and the loop goes on."""
+    """Calls `turn` every `interval_s` seconds, and `at_end` once. A turn that fails is logged, and the loop goes on."""
 
-    def __init__(self, name: str, turn: Callable[[], object], *, interval_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        turn: Callable[[], object],
+        *,
+        interval_s: float,
+        at_end: Callable[[], object] = lambda: None,
+    ) -> None:
         self._turn = turn
         self._interval_s = interval_s
+        self._at_end = at_end
         self._stopping = threading.Event()
         self._outage = Outage(name)
         self._thread = threading.Thread(target=self._run, name=f"sluicegate-{name}", daemon=True)
@@ -49,3 +57,7 @@ class Loop:
             else:
                 self._outage.end()
             self._stopping.wait(self._interval_s)
+        try:
+            self._at_end()
+        except SluicegateError as error:
+            logger.warning("%s: %s", self._thread.name, error)

@@ -17,7 +17,7 @@ from sluicegate.control.http.app import build
 from sluicegate.control.process.compose import compose
 from sluicegate.schemas import settings
 from sluicegate.schemas.adapters.redis_client import refuse_cluster
-from sluicegate.schemas.errors import InvalidSetting, NotMigrated, Unavailable
+from sluicegate.schemas.errors import DatabaseTooNew, InvalidSetting, NotMigrated, Unavailable
 
 logger = logging.getLogger("sluicegate.control")
 
@@ -38,6 +38,7 @@ class ControlPlane:
         self.fleet = made.fleet
         self.clock = made.clock
         self.draining = made.draining
+        self.leader = made.leader
         self._made = made
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -55,13 +56,13 @@ class ControlPlane:
     def start(self) -> None:
         """Starts everything, and returns when HTTP answers.
 
-        Raises InvalidSetting where the address is taken or a Redis Cluster answers, NotMigrated. Postgres or Redis may
-        be away: it then goes on trying, and /readyz says so.
+        Raises InvalidSetting where the address is taken or a Redis Cluster answers, NotMigrated, DatabaseTooNew.
+        Postgres or Redis may be away: it then goes on trying, and /readyz says so.
         """
         try:
             self._refuse_clusters()
             self.database.check()
-        except (InvalidSetting, NotMigrated):
+        except (InvalidSetting, NotMigrated, DatabaseTooNew):
             self.close()
             raise
         except Unavailable as error:

@@ -51,12 +51,20 @@ def translated() -> Iterator[None]:
         raise Unavailable("Postgres: all connections are busy") from None
     except DBAPIError as error:
         code = getattr(error.orig, "sqlstate", None)
-        if code in _MISSING:
-            raise NotMigrated("the database has no sluicegate tables: run `sluicegate db upgrade`") from None
+        if is_missing(error):
+            raise NotMigrated(
+                "the database lacks a table or a column of this version: run `sluicegate db upgrade`, or ask"
+                " `sluicegate db current` whether it is newer"
+            ) from None
         hint = " (`sluicegate db grant` says which role may do what)" if code == _FORBIDDEN else ""
         raise Unavailable(f"Postgres: {first_line(error.orig)}{hint}") from error
     except SQLAlchemyError as error:
         raise Unavailable(f"Postgres: {first_line(error)}") from error
+
+
+def is_missing(error: DBAPIError) -> bool:
+    """Was a table, a column or a sequence asked for that the database does not have?"""
+    return getattr(error.orig, "sqlstate", None) in _MISSING
 
 
 def first_line(error: object) -> str:

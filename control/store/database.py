@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
+from time import monotonic
+from typing import Self
 
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
-from sluicegate.control.store import migrate
-from sluicegate.control.store.connection import CONNECT_TIMEOUT_S, first_line, parse_url, translated
-from sluicegate.schemas.errors import NotMigrated, Unavailable
+from sluicegate.control.store import migrate, revisions
+from sluicegate.control.store.connection import CONNECT_TIMEOUT_S, first_line, is_missing, parse_url, translated
+from sluicegate.schemas.errors import Unavailable
 
 LOCK_TIMEOUT_MS = 5000
 STATEMENT_TIMEOUT_MS = 5000
 IDLE_TIMEOUT_MS = 10_000
 """A control plane that freezes inside a transaction gives the row lock up after this long."""
+
+CHECK_EVERY_S = 1.0
+"""How often the revision is looked at, in seconds: it may change under a control plane that runs."""
 
 _PG_CONNECTION = {
     "connect_timeout": CONNECT_TIMEOUT_S,
@@ -26,6 +32,8 @@ _PG_CONNECTION = {
     "keepalives_count": 3,
     "tcp_user_timeout": 5000,
 }
+
+_HAS_WRITTEN = text("select txid_current_if_assigned() is not null")
 
 # Durable whatever the server's default: with it off, orders that were answered were lost when Postgres was killed.
 _BEGIN = text(
@@ -54,20 +62,36 @@ class Database:
             # Parameters hold reasons and tokens' digests: keep them out of error texts.
             hide_parameters=True,
         )
-        self._is_checked = False
+        self._checked_until = 0.0
+        self._fence: Callable[[Connection], None] | None = None
+
+    def fenced(self, fence: Callable[[Connection], None]) -> Self:
+        """The same connections, with transactions that call `fence` before they commit what they wrote.
+
+        What it raises ends the transaction, and nothing of it is stored.
+        """
+        other = copy(self)
+        other._fence = fence
+        return other
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A durable transaction: committed at the end of the block, rolled back where it raises.
 
-        Raises Unavailable, NotMigrated, and CommitUnknown where the commit itself failed.
+        Raises Unavailable, NotMigrated, DatabaseTooNew, and CommitUnknown where the commit itself failed.
         """
         with translated(), self._begun() as connection:
             self._check(connection)
             try:
                 yield connection
-            except BaseException:
-                self._is_checked = False
+                if self._fence is not None and connection.execute(_HAS_WRITTEN).scalar_one():
+                    self._fence(connection)
+            except BaseException as error:
+                self._checked_until = 0.0
+                if isinstance(error, DBAPIError) and is_missing(error):
+                    # Its tables have changed under us: that is what is wrong, and not the statement that met it.
+                    connection.rollback()
+                    self._check(connection)
                 raise
             try:
                 connection.commit()
@@ -104,8 +128,11 @@ class Database:
         return connection
 
     def check(self) -> None:
-        """Is the database there and migrated? Raises Unavailable or NotMigrated."""
-        self._is_checked = False
+        """Is the database there, and of a revision that this code can use?
+
+        Raises Unavailable, NotMigrated, DatabaseTooNew.
+        """
+        self._checked_until = 0.0
         with self.transaction():
             pass
 
@@ -113,11 +140,9 @@ class Database:
         self._engine.dispose()
 
     def _check(self, connection: Connection) -> None:
-        """The revision is looked at once; a transaction that fails makes the next one look again."""
-        if self._is_checked:
+        """The revision is looked at now and then; a transaction that fails makes the next one look again."""
+        now = monotonic()
+        if now < self._checked_until:
             return
-        found, wanted = migrate.revision_of(connection), migrate.head()
-        if found != wanted:
-            state = "no sluicegate tables" if found is None else f"revision {found}, this version needs {wanted}"
-            raise NotMigrated(f"the database has {state}: run `sluicegate db upgrade`")
-        self._is_checked = True
+        revisions.refuse_unusable(revisions.read(connection), migrate.known())
+        self._checked_until = now + CHECK_EVERY_S

@@ -20,6 +20,9 @@ _CHOSEN = ", ".join(column.name for column in CONTROL_EVENTS.columns if column.n
 
 TABLES: Final[Mapping[str, str]] = {
     "alembic_version": "select",
+    "compatibility": "select",
+    "leaders": "select, insert, update",
+    "replicas": "select, insert, update, delete",
     "namespaces": "select, insert, update (epoch, version, updated_at)",
     "holds": "select, insert, update",
     "control_events": f"select, insert ({_CHOSEN})",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -33,6 +34,38 @@ INSTANT = DateTime(timezone=True)
 
 PUBLICATIONS = Sequence("snapshot_publications", metadata=METADATA, data_type=BigInteger)
 """Counts publications of all namespaces; gaps mean nothing, it only ever goes up."""
+
+COMPATIBILITY = Table(
+    "compatibility",
+    METADATA,
+    Column("is_the_row", Boolean, primary_key=True),
+    # The oldest code revision that can work on the tables as they are.
+    Column("usable_from", Text, nullable=False),
+    CheckConstraint("is_the_row", name="there_is_one_row"),
+)
+"""One row, written by each upgrade and downgrade (migrations/env.py)."""
+
+LEADERS = Table(
+    "leaders",
+    METADATA,
+    Column("namespace", Text, primary_key=True),
+    # Goes up by one with each election, never down; 0 before the first.
+    Column("term", BigInteger, nullable=False),
+    # Null: nobody leads, until the next election.
+    Column("replica", Uuid),
+    Column("leased_until", INSTANT, nullable=False),
+)
+"""Which replica leads each fleet (control.process.leader). Its term fences what it writes."""
+
+REPLICAS = Table(
+    "replicas",
+    METADATA,
+    Column("id", Uuid, primary_key=True),
+    Column("namespace", Text, nullable=False),
+    Column("code_revision", Text, nullable=False),
+    Column("seen_at", INSTANT, nullable=False),
+)
+"""The control planes that run, each as one life of its process: who would be in the way of an upgrade."""
 
 NAMESPACES = Table(
     "namespaces",

@@ -13,6 +13,7 @@ revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
+usable_from = "0002"
 
 # The canonical form: each field as LENGTH:TEXT (octets of UTF-8) or `-` for null, parted by commas. Lengths, so
 # that no text can pass for another's end; the form's own name first, so that a later form cannot pass for this one.

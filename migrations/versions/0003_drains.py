@@ -10,6 +10,7 @@ revision = "0003"
 down_revision = "0002"
 branch_labels = None
 depends_on = None
+usable_from = "0003"
 
 MOMENT = sa.DateTime(timezone=True)
 

@@ -357,7 +357,7 @@ def test_health_and_readiness(world: World, valkey: EmbeddedValkey, postgres: Em
     finally:
         postgres.start()
     eventually(lambda: client.get("/readyz").status_code == 200)
-    world.sql("update alembic_version set version_num = '9999'")
+    world.sql("update alembic_version set version_num = '0005'")
     assert error_of(client.get("/readyz"))["code"] == "not_migrated"
 
 

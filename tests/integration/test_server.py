@@ -13,12 +13,8 @@ import pytest
 
 from sluicegate.control.process.plane import ControlPlane
 from sluicegate.schemas.errors import InvalidSetting
+from tests.integration.serving import SERVE
 from tests.integration.world import PAUSE, World, eventually
-
-SERVE = (
-    "import os; from sluicegate.control.process.plane import serve; "
-    "serve(os.environ, ready=lambda u: print(u, flush=True))"
-)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -11,6 +11,7 @@ import pytest
 
 from sluicegate.control.client import Client, InputRejected
 from sluicegate.schemas.errors import (
+    DatabaseTooNew,
     InvalidSetting,
     NotAllowed,
     NotAuthenticated,
@@ -103,6 +104,7 @@ def test_forget_is_never_tried_twice() -> None:
         (422, "invalid_input", InputRejected),
         (503, "unavailable", Unavailable),
         (503, "not_migrated", NotMigrated),
+        (503, "database_too_new", DatabaseTooNew),
         (400, "a code of tomorrow", InputRejected),
         (500, "error", Unavailable),
     ],

@@ -203,6 +203,7 @@ def test_without_a_token_the_setting_is_named(control: Stub, verb: tuple[str, ..
         (422, "invalid_input", Exit.REFUSED),
         (503, "unavailable", Exit.UNREACHABLE),
         (503, "not_migrated", Exit.UNREACHABLE),
+        (503, "database_too_new", Exit.UNREACHABLE),
         (500, "error", Exit.UNREACHABLE),
     ],
 )

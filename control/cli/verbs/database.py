@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import click
 
 from sluicegate.control.cli import options
 from sluicegate.control.cli.verb import Noun, needs_extra
 from sluicegate.schemas.settings import DATABASE_URL
+
+if TYPE_CHECKING:
+    from sluicegate.control.store.revisions import Revision
 
 
 @click.group(
@@ -27,7 +31,9 @@ def upgrade(*, revision: str, as_json: bool) -> None:
     with needs_extra("control"):
         from sluicegate.control.store import migrate
 
-    _say_revision(migrate.upgrade(DATABASE_URL.read(os.environ), revision), as_json)
+    url = DATABASE_URL.read(os.environ)
+    migrate.upgrade(url, revision)
+    _say_revision(migrate.current(url), as_json)
 
 
 @db.command(
@@ -40,13 +46,15 @@ def downgrade(*, revision: str, as_json: bool) -> None:
     with needs_extra("control"):
         from sluicegate.control.store import migrate
 
-    _say_revision(migrate.downgrade(DATABASE_URL.read(os.environ), revision), as_json)
+    url = DATABASE_URL.read(os.environ)
+    migrate.downgrade(url, revision)
+    _say_revision(migrate.current(url), as_json, none="base")
 
 
 @db.command(short_help="The revision that the database has.", examples=("sluicegate db current",))
 @options.json_output
 def current(*, as_json: bool) -> None:
-    """The revision that the database has."""
+    """The revision that the database has, and from which code revision on it can be used."""
     with needs_extra("control"):
         from sluicegate.control.store import migrate
 
@@ -77,10 +85,16 @@ def grant(*, role: str, as_json: bool) -> None:
         terminal.say(f"{name}: {privileges}")
 
 
-def _say_revision(revision: str | None, as_json: bool) -> None:
+def _say_revision(found: Revision, as_json: bool, none: str | None = None) -> None:
+    """`none`: the word for a database without tables."""
     from sluicegate.control.cli.render import terminal
+    from sluicegate.control.store import migrate
 
+    number = found.number or none
     if as_json:
-        terminal.say_json({"revision": revision})
+        terminal.say_json({"revision": number, "usableFrom": found.usable_from, "codeRevision": migrate.head()})
+    elif number is None:
+        terminal.say(f"the database has no tables of ours; this version's revision is {migrate.head()}")
     else:
-        terminal.say(f"the database is at revision {revision}" if revision else "the database has no tables of ours")
+        usable = f", which can be used from {found.usable_from} on" if found.usable_from else ""
+        terminal.say(f"the database is at revision {number}{usable}; this version's is {migrate.head()}")
