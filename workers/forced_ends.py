@@ -123,7 +123,7 @@ class Endings:
         return tuple(self._told.copy().values())
 
     def forget(self) -> None:
-        """Nothing is held any more."""
+        """Called once nothing is held: what was ended until now belongs to no hold any more."""
         self._told = {}
 
 

@@ -47,12 +47,12 @@ class Standing:
 
     @property
     def is_open(self) -> bool:
-        """May something start?"""
+        """May a start that no scoped hold matches happen? `is_held` judges one with its subject."""
         return self.mode is Mode.RUN and self.local_reason is None
 
     @property
     def is_free(self) -> bool:
-        """May anything start?"""
+        """Does nothing hold here at all, not even some tasks or queues?"""
         return self.is_open and not self.scoped
 
     def mode_for(self, subject: Subject) -> Mode:
@@ -60,7 +60,7 @@ class Standing:
         return max((hold.mode for hold in self.scoped if hold.scope.matches(subject)), default=self.mode)
 
     def is_held(self, subject: Subject) -> bool:
-        """Must this start not happen?"""
+        """Must this start not happen, for a hold of the whole worker or one of its own queue or task?"""
         return not self.is_open or self.mode_for(subject) is not Mode.RUN
 
     def is_task_held(self, subject: Subject) -> bool:

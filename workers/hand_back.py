@@ -149,7 +149,7 @@ class Yields:
         self._by_task: dict[str, YieldedTask] = {}
 
     def note(self, told: YieldedTask) -> None:
-        """One more; from any thread."""
+        """Takes the newest run of a task for its last; from any thread."""
         with self._lock:
             self._by_task[told.task.id] = told
 

@@ -31,7 +31,7 @@ class Intake:
         self._stopped_queues.clear()
 
     def detach(self) -> None:
-        """The connection is going."""
+        """The broker connection goes: what was consumed on it is not asked any more."""
         self._consumer.detach()
         self.is_attached = False
 

@@ -25,7 +25,7 @@ _describe: Callable[[], Mapping[str, str]] = dict
 
 
 def logger(name: str) -> logging.LoggerAdapter[logging.Logger]:
-    """The logger of that name."""
+    """The logger of that name, whose lines carry what `describe` was told as fields."""
     return _Logger(logging.getLogger(name))
 
 

@@ -31,7 +31,7 @@ class NextLook:
         self._failures = 0
 
     def within(self, delay_s: float) -> None:
-        """Not later than this."""
+        """Have the next look come within `delay_s` seconds; an earlier one that is due stays."""
         at = time.monotonic() + delay_s
         if self._entry is not None:
             if at >= self._at:
@@ -40,7 +40,7 @@ class NextLook:
         self._entry, self._at = self._loop.call_later(delay_s, self.come), at
 
     def come(self) -> None:
-        """What the timer calls."""
+        """Look now. Called by the timer, on the consumer's thread."""
         self._entry = None
         self._look()
 

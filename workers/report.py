@@ -49,7 +49,7 @@ class Report:
         self._books = books
 
     def beat(self, seq: int, is_goodbye: bool) -> Beat:
-        """What the heart sends."""
+        """The next heartbeat, number `seq`. A goodbye claims that nothing runs: only for who knows that."""
         # `applied` is read before `state`: a beat may report a pause late, never before it is complete.
         applied = self._gate.applied
         # Before `yielded` and `forced`: what is in none of the three has finished.

@@ -22,7 +22,7 @@ log = logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sides:
-    """What a worker stands on."""
+    """What answers the ports of one worker: chosen by its pool and its broker."""
 
     pool: PoolSide
     way_back: WayBack

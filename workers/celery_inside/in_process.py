@@ -145,21 +145,17 @@ class PoolWithin:
         return False
 
     def has_ended(self, request: Any) -> bool:
-        """Its run is over."""
         return all(job.request is not request for job in list(self._jobs))
 
     def is_busy(self) -> bool:
-        """Does any task run?"""
         return bool(self._jobs)
 
     def note_waiting(self, task_id: str, is_waiting: bool) -> None:
-        """With its job."""
         job = self._by_task.get(task_id)
         if job is not None:
             job.is_waiting = is_waiting
 
     def is_waiting(self, request: Any) -> bool:
-        """By its job."""
         job = self._by_task.get(request.id)
         return job is not None and job.is_waiting
 

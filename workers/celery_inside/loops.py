@@ -44,7 +44,7 @@ class HubLoop:
         return self._worker.hub.call_later(delay_s, callback)
 
     def close(self) -> None:
-        """The pipe."""
+        """Closes the pipe by which other threads wake the hub."""
         self._waker_r.close()
         self._waker_w.close()
 

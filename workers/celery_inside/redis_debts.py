@@ -184,7 +184,7 @@ class HandedBack:
     newest: list[tuple[int, str]] = field(default_factory=list)
 
     def add(self, tag: str, serial: int, payload: str) -> None:
-        """One more."""
+        """Remembers a message by its tag; of the payloads only the REMEMBERED newest, by their serial."""
         self.tags.add(tag)
         insort(self.newest, (serial, payload))
         del self.newest[:-REMEMBERED]

@@ -33,7 +33,7 @@ def queue_of(request: Any) -> str | None:
 
 
 def queue_of_message(message: Any) -> str | None:
-    """The same of a message."""
+    """The queue that this message was fetched from, as `queue_of` tells it of a request."""
     arrival: Arrival | None = getattr(message, ARRIVAL, None)
     return None if arrival is None else arrival.queue
 
