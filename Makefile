@@ -3,7 +3,6 @@
 
 STATE_DIR ?= .sluicegate
 N ?= 1000
-T ?= tests
 BIN := .venv/bin
 READY := .venv/.ready
 # What is read from the tree alone, and is quick.
@@ -19,7 +18,7 @@ export SLUICEGATE_MAKE_STATE_DIR = $(value STATE_DIR)
 JOIN = if [ -r "$$SLUICEGATE_MAKE_STATE_DIR/env" ]; then . "$$(cd "$$SLUICEGATE_MAKE_STATE_DIR" && pwd)/env"; fi
 ORDER = $${SLUICEGATE_MAKE_REASON:+"--reason=$$SLUICEGATE_MAKE_REASON"}
 
-.PHONY: help demo demo-json demo-quiesce up pause resume status test faults check floor model simulate bench bench-scale soak soak-scopes soak-quiesce celery-suite changelog dist lock clean venv
+.PHONY: help demo demo-json demo-quiesce up pause resume status test test-all faults check floor model simulate bench bench-scale soak soak-scopes soak-quiesce celery-suite mutation changelog dist lock clean venv
 
 help: ## Show this list
 	@awk -F ':.*## ' ' \
@@ -28,6 +27,7 @@ help: ## Show this list
 	  /^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@printf '%s\n' "" "Names that most targets take" \
 	  '  ARGS="…"      more arguments for the command behind it: make soak ARGS=--help' \
+	  '  T="PATH…"     of the tests, only these' \
 	  '  PYTHON=…      the interpreter to set up with; 3.11 or newer' \
 	  '  STATE_DIR=…   where `make up` keeps its files; .sluicegate'
 
@@ -58,11 +58,14 @@ status: $(READY) ## What is held, and how far each worker has got
 
 ##@ Test it
 
-test: $(READY) ## All tests, or some: make test T=tests/unit
-	@$(BIN)/python -m pytest -n auto $(T) $(ARGS)
+test: $(READY) ## Each promise on real processes, in minutes; or some tests: make test T=tests/unit ARGS="-k name"
+	@$(BIN)/python -m tests.run $(T:%=--of=%) $(ARGS)
 
-faults: $(READY) ## The faults of network, clock, disk and servers, each into a real fleet (part of `make test`)
-	@$(BIN)/python -m pytest -n auto tests/faults $(ARGS)
+test-all: $(READY) ## Every test: the long ones too, all combinations, full random searches (what CI runs)
+	@$(BIN)/python -m tests.run --all $(T:%=--of=%) $(ARGS)
+
+faults: $(READY) ## The faults of network, clock, disk and servers, each into a real fleet (part of `make test-all`)
+	@$(BIN)/python -m tests.run --all --of=tests/faults $(ARGS)
 
 check: $(READY) ## Lint, format, types, import rules, compose.yaml, and what may not stand in the tree
 	@echo "ruff";         $(BIN)/ruff check --quiet .

@@ -28,6 +28,7 @@ from tests.faults.clock import TWO_HOURS_S, WallClock, put_right
 from tests.fleet.checker import check
 from tests.fleet.harness import Fleet
 from tests.fleet.waiting import until
+from tests.marks import long
 
 VISIBILITY_S = 8 * 3600
 """Longer than clocks differ: with less, Celery itself gives out again what the other worker has in hand."""
@@ -74,6 +75,7 @@ def test_s1_s5_s6_l3_l4_two_workers_live_four_hours_apart(stack: Stack, clocks: 
     assert verdict.broken == {}
 
 
+@pytest.mark.long
 def test_s1_s5_s6_s9_a_workers_clock_jumps_while_paused_and_while_running(stack: Stack, wall_clock: WallClock) -> None:
     with Fleet(stack, visibility_s=VISIBILITY_S) as fleet:
         fleet.watch()
@@ -117,6 +119,7 @@ def _control_plane_under(stack: Stack, clock: WallClock, monkeypatch: pytest.Mon
         stack.stop_control()
 
 
+@pytest.mark.long
 def test_s1_s9_l2_the_control_planes_clock_is_wrong(
     stack: Stack, wall_clock: WallClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,7 +147,7 @@ def _is_control_ahead_by(ahead_s: int, stack: Stack) -> bool:
     return abs(parsedate_to_datetime(date).timestamp() - time.time() - ahead_s) < 60
 
 
-@pytest.mark.parametrize("ahead_s", [TWO_HOURS_S, -TWO_HOURS_S])
+@pytest.mark.parametrize("ahead_s", [TWO_HOURS_S, long(-TWO_HOURS_S)])
 def test_s1_an_operators_clock_is_wrong(stack: Stack, wall_clock: WallClock, ahead_s: int) -> None:
     """`--for 1h` is an hour, whatever the clock of the machine that asks; it was three, or refused."""
     wall_clock.set(ahead_s)
@@ -172,6 +175,7 @@ def valkey_under(
     stack.valkey.restart()
 
 
+@pytest.mark.long
 def test_s1_s5_s9_l4_the_clock_of_valkey_is_set_back_while_paused(stack: Stack, valkey_under: WallClock) -> None:
     """L4: leases run by it. Who beats is alive, and who dies is unknown as soon as ever, not two hours later."""
     with Fleet(stack) as fleet:

@@ -63,6 +63,7 @@ def test_the_proxy_delays_what_it_hands_on_and_changes_nothing(stack: Stack, del
         assert time.monotonic() - began >= 2 * delay_s
 
 
+@pytest.mark.long
 def test_s1_s5_s6_l1_l3_everything_is_100_ms_late(stack: Stack, proxy: DelayingProxy) -> None:
     """L1: a pause is a hint, a read and a heartbeat away, each of which is late. The rest holds as ever."""
     with _fleet_behind(proxy, stack, 24) as fleet:

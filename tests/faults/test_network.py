@@ -23,6 +23,7 @@ from tests.faults.network import Direction, Network
 from tests.fleet import app as fleet_app
 from tests.fleet.harness import Fleet
 from tests.fleet.waiting import until
+from tests.marks import long
 
 LEASE_S = 10
 PATIENCE_S = 60
@@ -73,7 +74,7 @@ def _says(fleet: Fleet, text: str) -> None:
     until(f"it says: {text}", lambda: text in fleet.workers["w1"].process.output)
 
 
-@pytest.mark.parametrize("directions", [BOTH, ("to workers",), ("from workers",)], ids=" and ".join)
+@pytest.mark.parametrize("directions", [BOTH, long(("to workers",)), long(("from workers",))], ids=" and ".join)
 def test_s1_s5_s6_s9_l2_l4_a_paused_worker_is_cut_off(
     stack: Stack, cable: Network, reachable: str, directions: tuple[Direction, ...]
 ) -> None:
@@ -124,6 +125,7 @@ def test_s2_s5_s6_s9_l2_a_running_worker_is_cut_off_and_paused_meanwhile(
     assert verdict.broken == {}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_s1_s5_s6_l1_l3_three_packets_of_ten_are_lost(stack: Stack, cable: Network, reachable: str) -> None:
     """L1: what is lost is sent again, by TCP or by the next poll; a pause takes seconds, and the rest holds as ever."""

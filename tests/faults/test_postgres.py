@@ -94,6 +94,7 @@ def _end_of_segment(stack: Stack) -> bool:
     return False
 
 
+@pytest.mark.long
 def test_s1_s7_s9_the_disk_of_postgres_is_full_while_paused(small_disk: tuple[Stack, SmallDisk]) -> None:
     """Orders are refused as unavailable, Postgres gives up in the end, and the pause stands with all its events."""
     stack, mounted = small_disk

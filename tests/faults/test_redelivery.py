@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from redis.lock import Lock
 
 from sluicegate.control.process.stack import Stack
@@ -11,6 +12,7 @@ from tests.fleet.waiting import until
 MUTEX = "unacked_mutex"
 
 
+@pytest.mark.long
 def test_s1_s5_s6_a_lock_left_behind_by_a_killed_redis_is_told_of(stack: Stack) -> None:
     """It halts nothing but redelivery: the fleet pauses and resumes, and each worker says what is the matter."""
     with Fleet(stack) as fleet:

@@ -34,6 +34,7 @@ def one_rabbit() -> Iterator[Rabbit]:
         Rabbit(Path(directory)) as rabbit,
     ):
         yield rabbit
+        rabbit.kill()  # its data go with it: it need not end in order
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from tests.fleet import app as fleet_app
 from tests.fleet.harness import Fleet
 from tests.fleet.long_runs import MODULE
 from tests.fleet.waiting import until
+from tests.marks import long
 
 RESULTS_DATABASE = 7
 """Of the stack's Valkey; nothing else uses it."""
@@ -53,7 +54,7 @@ def starts(fleet: Fleet) -> Counter[int]:
     return Counter(record.seq for record in fleet.read_records() if record.event == "start")
 
 
-@pytest.mark.parametrize(("pool", "acks_late"), [("prefork", False), ("prefork", True), ("threads", False)])
+@pytest.mark.parametrize(("pool", "acks_late"), [("prefork", False), long("prefork", True), long("threads", False)])
 def test_s1_s5_s6_canvas_across_two_pauses_gives_its_result_once(
     stack: Stack, results: str, pool: str, acks_late: bool
 ) -> None:
@@ -118,7 +119,7 @@ def test_s1_s5_s6_what_a_drained_task_leads_to_waits_for_the_resume_in_a_new_lif
         assert starts(fleet) == Counter([0, 1, 10, 11, 12])
 
 
-@pytest.mark.parametrize("acks_late", [False, True], ids=["early", "late"])
+@pytest.mark.parametrize("acks_late", [long(False), True], ids=["early", "late"])
 def test_s5_s6_a_chord_of_fifty_yielding_tasks_across_five_quiesces_calls_back_once(
     stack: Stack, results: str, acks_late: bool
 ) -> None:

@@ -13,6 +13,7 @@ from tests.fleet import app as fleet_app
 from tests.fleet import broker
 from tests.fleet.harness import Fleet
 from tests.fleet.waiting import until
+from tests.marks import long
 
 QUIET = ("--without-mingle", "--without-gossip")
 
@@ -20,8 +21,8 @@ QUIET = ("--without-mingle", "--without-gossip")
 @pytest.mark.parametrize(
     ("arguments", "environ"),
     [
-        (("--autoscale=4,1",), {}),
-        (("--max-tasks-per-child=3",), {}),
+        long(("--autoscale=4,1",), {}),
+        long(("--max-tasks-per-child=3",), {}),
         (("-O", "fair"), {}),
         ((), {fleet_app.PREFETCH: "0"}),
     ],
@@ -31,11 +32,13 @@ def test_s1_s5_s6_however_its_pool_is_run_a_worker_drains_in_order(
     stack: Stack, arguments: Sequence[str], environ: dict[str, str]
 ) -> None:
     """S1, S5, S6. With prefetch 0 the worker has fetched the whole queue when the pause comes."""
+    is_autoscaled = "--autoscale=4,1" in arguments
+    naps = 480 if is_autoscaled else 160
     with Fleet(stack, environ=environ, prefetch=int(environ.get(fleet_app.PREFETCH, "4"))) as fleet:
         fleet.watch()
-        fleet.start(slots=4 if "--autoscale=4,1" in arguments else 2, arguments=(*QUIET, *arguments))
+        fleet.start(slots=4 if is_autoscaled else 2, arguments=(*QUIET, *arguments))
         fleet.wait_open()
-        fleet.send_naps(160, 0.02)
+        fleet.send_naps(naps, 0.02)
         for pause in (1, 2):
             fleet.wait_started(30 * pause)
             fleet.pause()
@@ -44,10 +47,9 @@ def test_s1_s5_s6_however_its_pool_is_run_a_worker_drains_in_order(
         fleet.wait_done()
         verdict = fleet.check()
     # How many slots an autoscaled worker has at which moment is not known to the checker: it judges order by them.
-    is_autoscaled = "--autoscale=4,1" in arguments
     judged = {what: n for what, n in verdict.broken.items() if not (is_autoscaled and what == "displaced")}
     assert judged == {}
-    assert verdict.ended == 160
+    assert verdict.ended == naps
 
 
 def send(fleet: Fleet, queue: str, numbers: Sequence[int], seconds: float = 0.01, **options: Any) -> None:

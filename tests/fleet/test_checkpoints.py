@@ -14,6 +14,7 @@ from sluicegate.control.process.stack import Stack
 from tests.fleet import app as fleet_app
 from tests.fleet.harness import Fleet
 from tests.fleet.waiting import until
+from tests.marks import long
 
 STEP_S = 0.1
 ITEMS = 20
@@ -34,9 +35,9 @@ def times_done(fleet: Fleet) -> Counter[tuple[int, int]]:
     return Counter((done.seq, done.item) for done in fleet.items())
 
 
-@pytest.mark.parametrize("acks_late", [False, True], ids=["early", "late"])
+@pytest.mark.parametrize("acks_late", [False, long(True)], ids=["early", "late"])
 @pytest.mark.parametrize("way", ["wait", "yield"])
-@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+@pytest.mark.parametrize("pool", ["prefork", long("threads"), long("gevent")])
 def test_every_item_is_done_once_over_two_quiesces(stack: Stack, pool: str, way: str, acks_late: bool) -> None:
     """R-B5, S5, S6: no completed step repeats, none is skipped, and nothing goes on while it is quiesced."""
     with Fleet(stack, pool=pool, acks_late=acks_late) as fleet:
@@ -65,6 +66,7 @@ def test_every_item_is_done_once_over_two_quiesces(stack: Stack, pool: str, way:
     assert not verdict.duplicated
 
 
+@pytest.mark.long
 def test_s6_a_task_that_waits_longer_than_the_visibility_timeout_is_not_given_out_again(stack: Stack) -> None:
     """Late acknowledgement, visibility timeout 3 s, a quiesce of 10 s, and a second worker that would take it."""
     with Fleet(stack, acks_late=True, visibility_s=3) as fleet:
@@ -106,7 +108,7 @@ def test_on_a_solo_worker_a_waiting_task_has_the_rest_handed_back_first(stack: S
         assert times_done(fleet) == {(task, item): 1 for item in range(10)}
 
 
-@pytest.mark.parametrize("acks_late", [False, True], ids=["early", "late"])
+@pytest.mark.parametrize("acks_late", [False, long(True)], ids=["early", "late"])
 def test_s5_s6_a_worker_told_to_stop_hands_back_what_yields_while_it_stops(stack: Stack, acks_late: bool) -> None:
     """SIGTERM, and a quiesce while the last tasks end: the consumer is gone by then, and the task goes on elsewhere."""
     with Fleet(stack, acks_late=acks_late) as fleet:
@@ -151,7 +153,7 @@ def test_s5_s6_a_waiting_child_does_not_outlive_a_worker_that_is_killed_alone(st
         assert times_done(fleet) == {(task, item): 1 for item in range(8)}
 
 
-@pytest.mark.parametrize("way", ["wait", "yield"])
+@pytest.mark.parametrize("way", [long("wait"), "yield"])
 def test_s5_a_killed_worker_repeats_no_item_before_the_cursor(stack: Stack, way: str) -> None:
     """Late acknowledgement: the task goes on elsewhere, from the cursor that it stored when it stopped."""
     with Fleet(stack, acks_late=True, visibility_s=4) as fleet:

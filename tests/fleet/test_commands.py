@@ -68,6 +68,7 @@ def test_the_demo_proves_every_promise_and_leaves_nothing(tmp_path: Path) -> Non
     _assert_nothing_is_left(tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(260)
 def test_the_quiesce_demo_does_every_item_once(tmp_path: Path) -> None:
     """Twelve slots, a killed worker, and tasks that wait or give their slot back."""
@@ -86,6 +87,7 @@ def test_the_quiesce_demo_does_every_item_once(tmp_path: Path) -> None:
     _assert_nothing_is_left(tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_the_demo_interrupted_leaves_nothing(tmp_path: Path, signum: signal.Signals) -> None:
     with subprocess.Popen(
@@ -123,6 +125,7 @@ def test_the_demo_says_in_one_line_what_is_missing(
     assert capsys.readouterr().err.splitlines()[-1] == "demo: cannot run here: no Valkey here: pip install something"
 
 
+@pytest.mark.long
 def test_the_soak_counts_every_pause_and_finds_nothing_broken(tmp_path: Path) -> None:
     """Done when 3, in small: the times are for `make soak` to judge, on a machine that does nothing else."""
     ended = subprocess.run(
@@ -151,6 +154,8 @@ def test_the_soak_fails_where_a_promise_or_a_limit_is_broken() -> None:
     assert not tally.facts(1)["ok"]
 
 
+@pytest.mark.long
+@pytest.mark.alone
 def test_the_throughput_is_measured_until_there_are_pairs_enough(stack: Stack) -> None:
     speed = throughput.measure(stack, lambda text: None, pairs=2, within_s=0, rounds=1, tasks=100)
     assert len(speed.ratios) == 2
@@ -161,6 +166,7 @@ def test_the_throughput_is_measured_until_there_are_pairs_enough(stack: Stack) -
     assert speed.ratio.value > 0
 
 
+@pytest.mark.long
 def test_three_ways_to_pause_are_told_apart(stack: Stack) -> None:
     """Plain Celery starts what it has prefetched, and all that waits after a restart; the gate nothing."""
     found = pauses.measure(stack, lambda text: None, pauses=2, idle_trials=1)
@@ -172,6 +178,8 @@ def test_three_ways_to_pause_are_told_apart(stack: Stack) -> None:
     assert found["suspend"].busy.pauses
 
 
+@pytest.mark.long
+@pytest.mark.alone
 def test_a_gate_check_and_a_checkpoint_are_cheaper_than_asking_redis(stack: Stack) -> None:
     found = gate_check.measure(stack)
     assert 0 < found.check.value < found.redis_get.value

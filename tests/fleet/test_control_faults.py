@@ -17,6 +17,7 @@ from sluicegate.schemas.errors import Unavailable
 from sluicegate.schemas.settings import REPUBLISH_INTERVAL_MS
 from tests.fleet.harness import ROOT, Fleet
 from tests.fleet.waiting import stays, until
+from tests.marks import long
 
 
 @contextmanager
@@ -108,7 +109,7 @@ def test_s4_a_worker_does_not_boot_open_on_a_running_state_that_nobody_stands_be
     assert verdict.broken == {}
 
 
-@pytest.mark.parametrize("policy", ["open", "closed"])
+@pytest.mark.parametrize("policy", [long("open"), "closed"])
 def test_s9_a_running_worker_that_loses_touch_follows_its_stale_policy(stack: Stack, policy: str) -> None:
     """S9: it goes on for the stale lease; then `open` goes on with an alarm, and `closed` closes by itself."""
     lease = {"SLUICEGATE_STALE_AFTER_S": "2", "SLUICEGATE_STALE_POLICY": policy}

@@ -6,19 +6,20 @@ import pytest
 
 from sluicegate.control.process.stack import Stack
 from tests.fleet.harness import Fleet
+from tests.marks import long
 
 PAUSES = 3
 
 
 @pytest.mark.parametrize("acks_late", [False, True], ids=["early", "late"])
-@pytest.mark.parametrize("prefetch", [1, 4])
+@pytest.mark.parametrize("prefetch", [long(1), 4])
 def test_s1_s5_s6_l3_a_busy_worker_drains_and_resumes(stack: Stack, acks_late: bool, prefetch: int) -> None:
     """S1: no start after the acknowledgement. S5, S6: each task once, in the order sent. L3: all run in the end."""
     with Fleet(stack, acks_late=acks_late, prefetch=prefetch) as fleet:
         fleet.watch()
         fleet.start()
         fleet.wait_open()
-        fleet.send_naps(150, 0.02)
+        fleet.send_naps(240, 0.02)
         for pause in range(PAUSES):
             fleet.wait_started(30 * (pause + 1))
             fleet.pause()
@@ -28,7 +29,7 @@ def test_s1_s5_s6_l3_a_busy_worker_drains_and_resumes(stack: Stack, acks_late: b
         fleet.wait_done()
         verdict = fleet.check()
     assert verdict.broken == {}
-    assert verdict.ended == 150
+    assert verdict.ended == 240
     assert len(verdict.pauses) == PAUSES
 
 

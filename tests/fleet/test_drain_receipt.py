@@ -13,6 +13,7 @@ from sluicegate.schemas.times import to_wire
 from tests.fleet.harness import Fleet
 from tests.fleet.rabbit import Rabbit
 from tests.fleet.waiting import until
+from tests.marks import long
 
 
 def hold(fleet: Fleet, mode: str) -> tuple[str, int]:
@@ -29,7 +30,7 @@ def receipt_of(fleet: Fleet, version: int) -> dict[str, Any]:
     return own[0] if own else {}
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", long("threads")])
 def test_tasks_that_yield_and_tasks_that_wait_are_not_told_as_finished(stack: Stack, pool: str) -> None:
     """By the worker's own heartbeat; none of them can have ended."""
     with Fleet(stack, pool=pool) as fleet:
@@ -125,7 +126,7 @@ def counts_of(made: dict[str, Any]) -> dict[str, int]:
     return {name: made[name] for name in ("finished", "yielded", "waiting", "forced", "lost") if made[name]}
 
 
-@pytest.mark.parametrize("broker", ["valkey", "classic", "quorum"])
+@pytest.mark.parametrize("broker", ["valkey", long("classic"), long("quorum")])
 def test_s5_a_deadline_gives_running_tasks_back_to_the_head_with_their_cursor(
     stack: Stack, broker: str, request: pytest.FixtureRequest
 ) -> None:
@@ -160,7 +161,7 @@ def test_s5_a_deadline_gives_running_tasks_back_to_the_head_with_their_cursor(
     assert sorted(items) == list(range(100)), "each item once"
 
 
-@pytest.mark.parametrize("pool", ["prefork", "gevent"])
+@pytest.mark.parametrize("pool", ["prefork", long("gevent")])
 def test_a_deadline_ends_running_tasks_for_good_and_spares_those_that_yield(stack: Stack, pool: str) -> None:
     """R-B6, `terminate`, with early acknowledgement: what was ended never comes again."""
     with Fleet(stack, pool=pool, prefetch=1) as fleet:

@@ -20,6 +20,7 @@ from sluicegate.schemas.snapshots import MAX_EPOCH, MAX_VERSION, Snapshot, seal
 from sluicegate.schemas.times import from_wire
 from tests.fleet.harness import Fleet
 from tests.fleet.waiting import until
+from tests.marks import long
 
 
 class StrangersKey:
@@ -96,7 +97,7 @@ def test_s2_an_old_running_state_put_back_opens_nothing(stack: Stack, state: Sta
         fleet.wait_acknowledged()
 
 
-@pytest.mark.parametrize("disguise", ["its own name", "the trusted key's name"])
+@pytest.mark.parametrize("disguise", [long("its own name"), "the trusted key's name"])
 def test_s3_a_state_signed_by_a_stranger_opens_nothing(stack: Stack, state: State, disguise: str) -> None:
     """S3: whatever version it claims. The control plane overwrites it, so that it blocks no later order either."""
     with paused(stack) as fleet:
@@ -119,6 +120,7 @@ def test_s3_a_state_signed_by_a_stranger_opens_nothing(stack: Stack, state: Stat
         until("the truth is back", lambda: state.read() != envelope)
 
 
+@pytest.mark.long
 def test_s3_junk_in_the_place_of_the_state_opens_nothing(stack: Stack, state: State) -> None:
     with paused(stack) as fleet:
         for junk in (b"", b"{}", b"running", b"\xff" * 2000, b'{"v":1,"kid":1}'):

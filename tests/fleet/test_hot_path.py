@@ -21,6 +21,8 @@ def cost_of(stack: Stack, *, plugin: bool = True, module: str = fleet_app.MODULE
         return measure(fleet, tasks=TASKS, idle_s=IDLE_S)
 
 
+@pytest.mark.long
+@pytest.mark.alone
 def test_nothing_is_written_for_a_task_that_plain_celery_does_not_write(stack: Stack) -> None:
     """Beats, polls and keep-alives go by time and are taken off. A gate that tells Redis of every start is caught."""
     plain = cost_of(stack, plugin=False)

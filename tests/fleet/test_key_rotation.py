@@ -25,6 +25,7 @@ def own_stack() -> Iterator[Stack]:
         yield stack
 
 
+@pytest.mark.long
 def test_workers_that_trust_both_keys_follow_from_one_to_the_other(own_stack: Stack) -> None:
     """No restart, no gap; a pause of before holds on. Who trusts the old key alone keeps its state, and says so."""
     old = own_stack.environ[PUBLIC_KEYS.name]

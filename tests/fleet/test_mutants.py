@@ -90,6 +90,7 @@ def _give_it_time_to_start_something(fleet: Fleet) -> None:
         fleet.stays_still(for_s=1.5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scenario", [pausing_often, an_old_state_put_back, a_restart_while_paused])
 def test_the_gate_itself_passes(stack: Stack, scenario: Scenario) -> None:
     """S1, S2, S4, S5, S6: each scenario that a mutant fails."""
@@ -99,6 +100,7 @@ def test_the_gate_itself_passes(stack: Stack, scenario: Scenario) -> None:
     assert verdict.broken == {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("mutant", "scenario", "broken"),
     [

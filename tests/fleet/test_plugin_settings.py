@@ -12,6 +12,7 @@ from sluicegate.control.embedded import EmbeddedValkey
 from sluicegate.control.process.stack import Stack
 from tests.fleet import app as fleet_app
 from tests.fleet.harness import Fleet
+from tests.marks import long
 
 
 def test_r_b9_switched_off_the_plugin_is_inert_and_the_hold_stays_visible(stack: Stack) -> None:
@@ -44,11 +45,11 @@ def test_inspect_stats_shows_the_gate(stack: Stack) -> None:
     ("setting", "value"),
     [
         ("SLUICEGATE_PUBLIC_KEYS", ""),
-        ("SLUICEGATE_REDIS_URL", ""),
-        ("SLUICEGATE_PUBLIC_KEYS", "not a key"),
+        long("SLUICEGATE_REDIS_URL", ""),
+        long("SLUICEGATE_PUBLIC_KEYS", "not a key"),
         ("SLUICEGATE_PAUSE_POLL_INTERVAL_MS", "soon"),
-        ("SLUICEGATE_ENABLED", "maybe"),
-        ("SLUICEGATE_NAMESPACE", "a b"),
+        long("SLUICEGATE_ENABLED", "maybe"),
+        long("SLUICEGATE_NAMESPACE", "a b"),
     ],
 )
 def test_a_setting_that_is_missing_or_wrong_is_named_in_one_line_and_nothing_starts(

@@ -8,11 +8,12 @@ from sluicegate.control.process.stack import Stack
 from tests.fleet import app as fleet_app
 from tests.fleet.harness import Fleet
 from tests.fleet.waiting import until
+from tests.marks import long
 
 SLOTS = {"threads": 2, "gevent": 2, "solo": 1}
 
 
-@pytest.mark.parametrize("acks_late", [False, True], ids=["early", "late"])
+@pytest.mark.parametrize("acks_late", [long(False), True], ids=["early", "late"])
 @pytest.mark.parametrize("pool", SLOTS)
 def test_s1_s4_s5_s6_l3_a_busy_worker_drains_is_killed_and_resumes(stack: Stack, pool: str, acks_late: bool) -> None:
     """Plain tasks, countdowns, retries and rate-limited ones, over two pauses and a restart while paused."""
@@ -46,7 +47,7 @@ def test_s1_s4_s5_s6_l3_a_busy_worker_drains_is_killed_and_resumes(stack: Stack,
     assert verdict.ended == 98
 
 
-@pytest.mark.parametrize("pool", ["threads", "gevent"])
+@pytest.mark.parametrize("pool", ["threads", long("gevent")])
 def test_s1_s5_where_long_tasks_have_all_slots_the_rest_goes_back_at_once(stack: Stack, pool: str) -> None:
     """A full pool: what lies in its queue, or waits on the main greenlet for a place in it, is handed back."""
     with Fleet(stack, pool=pool) as fleet:
@@ -66,7 +67,7 @@ def test_s1_s5_where_long_tasks_have_all_slots_the_rest_goes_back_at_once(stack:
     assert verdict.broken == {}
 
 
-@pytest.mark.parametrize("pool", ["threads", "gevent"])
+@pytest.mark.parametrize("pool", [long("threads"), "gevent"])
 def test_s5_s6_a_worker_whose_pool_is_full_lives_through_a_lost_broker_while_paused(stack: Stack, pool: str) -> None:
     """R-B3: the connection returns, and nothing is consumed until the resume."""
     with Fleet(stack, pool=pool, acks_late=True) as fleet:
@@ -89,6 +90,7 @@ def test_s5_s6_a_worker_whose_pool_is_full_lives_through_a_lost_broker_while_pau
     assert verdict.ended == 40
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("pool", "mutant"), [("threads", "no_barrier"), ("threads", "checked_once")])
 def test_the_checker_catches_a_broken_gate_in_a_pool_of_threads(stack: Stack, pool: str, mutant: str) -> None:
     """Without the barrier, or with the check at the hand-over alone, tasks start after the acknowledgement."""

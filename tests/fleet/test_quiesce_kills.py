@@ -13,6 +13,7 @@ SEED = 4
 """Of the instants and of who is hit; what else happens at those instants is the machine's."""
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_s1_s5_s6_killed_at_any_instant_of_a_quiesce_tasks_go_on_from_their_last_cursor(

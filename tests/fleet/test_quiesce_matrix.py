@@ -7,6 +7,7 @@ import pytest
 from sluicegate.control.process.stack import Stack
 from tests.fleet.quiesce_matrix import STOPPED_WITHIN_S, Quiesced, quiesce
 from tests.fleet.rabbit import Rabbit
+from tests.marks import long
 
 ITEMS = 16
 ITEM_S = 0.1
@@ -20,12 +21,13 @@ def _is_as_promised(found: Quiesced) -> None:
     assert found.last_item_ms < STOPPED_WITHIN_S * 1000
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", long("threads")])
 def test_s1_s5_s6_all_slots_stop_and_every_item_is_done_once(stack: Stack, pool: str) -> None:
     """Waiting and yielding tasks, acknowledged early and late, side by side."""
     _is_as_promised(quiesce(stack, pool=pool, items=ITEMS, item_s=ITEM_S, quiesces=2))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("queue_type", ["classic", "quorum"])
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_s1_s5_s6_all_slots_stop_and_every_item_is_done_once_over_rabbitmq(

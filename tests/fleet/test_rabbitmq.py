@@ -20,6 +20,7 @@ from tests.fleet import app as fleet_app
 from tests.fleet.harness import Fleet
 from tests.fleet.rabbit import Rabbit
 from tests.fleet.waiting import until
+from tests.marks import long
 
 QUEUE_TYPES = ["classic", "quorum"]
 PREFETCH, SLOTS = 4, 2
@@ -27,7 +28,7 @@ PREFETCH, SLOTS = 4, 2
 
 @pytest.mark.parametrize(
     ("queue_type", "acks_late", "prefetch"),
-    [("classic", False, 4), ("classic", True, 1), ("quorum", False, 1), ("quorum", True, 4)],
+    [("classic", False, 4), long("classic", True, 1), long("quorum", False, 1), ("quorum", True, 4)],
 )
 def test_s1_s5_s6_l3_a_busy_worker_drains_and_resumes(
     stack: Stack, rabbit: Rabbit, queue_type: str, acks_late: bool, prefetch: int
@@ -37,7 +38,7 @@ def test_s1_s5_s6_l3_a_busy_worker_drains_and_resumes(
         fleet.watch()
         fleet.start()
         fleet.wait_open()
-        fleet.send_naps(150, 0.02)
+        fleet.send_naps(300, 0.02)
         for pause in range(3):
             fleet.wait_started(30 * (pause + 1))
             fleet.pause()
@@ -47,9 +48,10 @@ def test_s1_s5_s6_l3_a_busy_worker_drains_and_resumes(
         fleet.wait_done()
         verdict = fleet.check()
     assert verdict.broken == {}
-    assert verdict.ended == 150
+    assert verdict.ended == 300
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("queue_type", QUEUE_TYPES)
 def test_s1_s5_s6_two_busy_workers_drain_together(stack: Stack, rabbit: Rabbit, queue_type: str) -> None:
     """A classic queue is back in its order, whoever returned what; of a quorum queue each keeps its own in hand."""
@@ -73,7 +75,7 @@ def test_s1_s5_s6_two_busy_workers_drain_together(stack: Stack, rabbit: Rabbit, 
     assert verdict.ended == 240
 
 
-@pytest.mark.parametrize(("queue_type", "acks_late"), [("classic", False), ("quorum", True)])
+@pytest.mark.parametrize(("queue_type", "acks_late"), [long("classic", False), ("quorum", True)])
 def test_s1_s4_s5_a_worker_killed_while_paused_and_started_again_starts_nothing(
     stack: Stack, rabbit: Rabbit, queue_type: str, acks_late: bool
 ) -> None:
@@ -106,6 +108,7 @@ def test_s1_s4_s5_a_worker_killed_while_paused_and_started_again_starts_nothing(
     assert verdict.ended == 60
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("acks_late", [False, True], ids=["early", "late"])
 def test_s5_a_worker_killed_while_it_still_drains_loses_no_more_than_plain_celery(
     stack: Stack, rabbit: Rabbit, acks_late: bool
@@ -132,7 +135,7 @@ def test_s5_a_worker_killed_while_it_still_drains_loses_no_more_than_plain_celer
 @pytest.mark.parametrize(
     ("queue_type", "how"),
     # A classic queue whose server is killed forgets the acknowledgements of its last moment, pause or no pause.
-    [("classic", "stopped"), ("classic", "cut off"), ("quorum", "killed"), ("quorum", "cut off")],
+    [long("classic", "stopped"), ("classic", "cut off"), long("quorum", "killed"), long("quorum", "cut off")],
 )
 def test_s1_s5_s6_a_broker_lost_while_paused_changes_nothing(
     stack: Stack, rabbit: Rabbit, queue_type: str, how: str
@@ -167,7 +170,7 @@ def test_s1_s5_s6_a_broker_lost_while_paused_changes_nothing(
     assert verdict.ended == 60
 
 
-@pytest.mark.parametrize(("queue_type", "acks_late"), [("classic", True), ("quorum", False)])
+@pytest.mark.parametrize(("queue_type", "acks_late"), [long("classic", True), ("quorum", False)])
 def test_s1_s5_s6_countdowns_retries_and_rate_limits_wait(
     stack: Stack, rabbit: Rabbit, queue_type: str, acks_late: bool
 ) -> None:
@@ -200,6 +203,7 @@ def test_s1_s5_s6_countdowns_retries_and_rate_limits_wait(
     assert min(starts) >= sent_at + 4.0, "a pause does not hasten a countdown"
 
 
+@pytest.mark.long
 def test_s5_a_pause_does_not_count_against_a_delivery_limit(stack: Stack, rabbit: Rabbit) -> None:
     """With a limit of 1, a message that is returned twice is dropped: six pauses return none."""
     with Fleet(stack, rabbit=rabbit, queue_type="quorum", environ={fleet_app.DELIVERY_LIMIT: "1"}) as fleet:
@@ -222,6 +226,7 @@ def test_s5_a_pause_does_not_count_against_a_delivery_limit(stack: Stack, rabbit
     assert verdict.ended == 22
 
 
+@pytest.mark.long
 def test_s5_s6_what_was_in_hand_for_long_goes_back_in_its_order(stack: Stack, rabbit: Rabbit) -> None:
     """Longer than RabbitMQ's consumer timeout it must not stay; a message at its limit stays all the same."""
     environ = {fleet_app.DELIVERY_LIMIT: "1", IN_HAND_S.name: "1"}
@@ -300,7 +305,7 @@ def wait_applied(fleet: Fleet, answer: Reply[ChangeAnswer]) -> None:
     until("it is in force", lambda: fleet.words()[0].edition[1] >= answer.body.system.version)
 
 
-@pytest.mark.parametrize("queue_type", QUEUE_TYPES)
+@pytest.mark.parametrize("queue_type", [long("classic"), "quorum"])
 def test_s1_s5_s6_holds_on_a_task_and_on_a_queue_act_on_those_alone(
     stack: Stack, rabbit: Rabbit, queue_type: str
 ) -> None:
@@ -325,7 +330,7 @@ def test_s1_s5_s6_holds_on_a_task_and_on_a_queue_act_on_those_alone(
     assert sorted(starts) == sorted(others | held | more)
 
 
-@pytest.mark.parametrize(("queue_type", "acks_late"), [("classic", False), ("quorum", True)])
+@pytest.mark.parametrize(("queue_type", "acks_late"), [("classic", False), long("quorum", True)])
 def test_s5_s6_tasks_that_yield_at_a_checkpoint_go_on_where_they_stopped(
     stack: Stack, rabbit: Rabbit, queue_type: str, acks_late: bool
 ) -> None:

@@ -17,6 +17,7 @@ import pytest
 from sluicegate.control.process.stack import Stack
 from tests.fleet.harness import Fleet
 from tests.fleet.waiting import stays, until
+from tests.marks import long
 
 
 def _busy_then_drained(fleet: Fleet) -> None:
@@ -31,7 +32,7 @@ def _busy_then_drained(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize(
     ("how", "acks_late"),
-    [("killed", False), ("killed", True), ("stopped", False)],
+    [long("killed", False), ("killed", True), long("stopped", False)],
     ids=["killed-early", "killed-late", "stopped-early"],
 )
 def test_s1_s4_s5_a_worker_restarted_while_paused_starts_nothing(stack: Stack, how: str, acks_late: bool) -> None:
@@ -72,7 +73,7 @@ def test_s1_s4_a_worker_that_is_new_to_a_paused_fleet_starts_nothing(stack: Stac
     assert verdict.broken == {}
 
 
-@pytest.mark.parametrize("acks_late", [False, True], ids=["early", "late"])
+@pytest.mark.parametrize("acks_late", [False, long(True)], ids=["early", "late"])
 def test_s5_a_worker_killed_while_it_still_drains_loses_no_more_than_plain_celery(
     stack: Stack, acks_late: bool
 ) -> None:
@@ -118,6 +119,7 @@ def test_s1_s5_a_paused_worker_whose_connections_are_cut_does_not_consume_again(
     assert verdict.broken == {}
 
 
+@pytest.mark.long
 def test_s1_s5_connections_cut_while_the_fleet_runs_do_not_break_a_later_pause(stack: Stack) -> None:
     """The consumer is made anew on each connection; the gate stands in front of the new one as well."""
     with Fleet(stack) as fleet:
@@ -136,18 +138,17 @@ def test_s1_s5_connections_cut_while_the_fleet_runs_do_not_break_a_later_pause(s
     assert verdict.broken == {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
-    "arguments", [("--max-tasks-per-child=3",), ("--autoscale=4,1",)], ids=["recycled", "autoscaled"]
+    ("arguments", "naps"), [("--max-tasks-per-child=3", 160), ("--autoscale=4,1", 480)], ids=["recycled", "autoscaled"]
 )
-def test_s1_s5_s6_children_that_come_and_go_stand_behind_the_same_gate(
-    stack: Stack, arguments: tuple[str, ...]
-) -> None:
+def test_s1_s5_s6_children_that_come_and_go_stand_behind_the_same_gate(stack: Stack, arguments: str, naps: int) -> None:
     """Children forked after the start, by recycling or by autoscaling, obey what the first ones obey."""
     with Fleet(stack) as fleet:
         fleet.watch()
-        fleet.start(slots=4, arguments=(*arguments, "--without-mingle", "--without-gossip"))
+        fleet.start(slots=4, arguments=(arguments, "--without-mingle", "--without-gossip"))
         fleet.wait_open()
-        fleet.send_naps(160, 0.02)
+        fleet.send_naps(naps, 0.02)
         for pause in range(3):
             fleet.wait_started(35 * (pause + 1))
             fleet.pause()
@@ -254,7 +255,7 @@ def _connected(log: str) -> list[str]:
     return re.findall(r"Connected to redis", log)
 
 
-@pytest.mark.parametrize("acks_late", [False, True], ids=["early", "late"])
+@pytest.mark.parametrize("acks_late", [False, long(True)], ids=["early", "late"])
 def test_s1_s5_an_idle_child_killed_while_paused_is_replaced_behind_the_gate(stack: Stack, acks_late: bool) -> None:
     """S1, S5: Celery starts another child, which starts nothing before the resume."""
     with Fleet(stack, acks_late=acks_late) as fleet:
@@ -273,7 +274,7 @@ def test_s1_s5_an_idle_child_killed_while_paused_is_replaced_behind_the_gate(sta
     assert verdict.ended == 60
 
 
-@pytest.mark.parametrize("acks_late", [False, True], ids=["early", "late"])
+@pytest.mark.parametrize("acks_late", [long(False), True], ids=["early", "late"])
 def test_s1_s4_s5_a_parent_killed_alone_while_paused_loses_nothing(stack: Stack, acks_late: bool) -> None:
     """S1, S4, S5: its children go with it or are idle; the next life of the worker stays behind the gate."""
     with Fleet(stack, acks_late=acks_late) as fleet:

@@ -31,6 +31,7 @@ def run(stack: Stack, fleet: Fleet, *arguments: str, **more: str) -> subprocess.
     return subprocess.Popen(command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(200)
 def test_s5_s6_workers_are_restarted_behind_a_pause_and_nothing_is_lost(stack: Stack, tmp_path: Path) -> None:
     """Tasks run all the time; each of two workers has another incarnation afterwards, and every item is done once.

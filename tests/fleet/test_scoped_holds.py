@@ -18,6 +18,7 @@ def own_stack(tmp_path: Path) -> Iterator[Stack]:
         yield stack
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_s1_l3_what_starts_is_what_the_model_allows(own_stack: Stack) -> None:
     found = scoped_holds.run(own_stack, sequences=5, seed=7)

@@ -14,6 +14,7 @@ from sluicegate.schemas.settings import LABELS
 from tests.fleet import broker
 from tests.fleet.harness import Fleet
 from tests.fleet.waiting import until
+from tests.marks import long
 
 QUIET = ("--without-mingle", "--without-gossip")
 
@@ -136,7 +137,7 @@ def order_of(fleet: Fleet, numbers: Sequence[int]) -> list[int]:
     return [r.seq for r in fleet.read_records() if r.event == "start" and r.seq in numbers]
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", long("threads")])
 def test_s1_s5_a_task_hold_sets_that_task_aside_and_lets_the_rest_of_its_queue_run(stack: Stack, pool: str) -> None:
     """Set aside durably, in their order, and back at the head on release, also when the worker that did it is gone."""
     with Fleet(stack, pool=pool) as fleet:

@@ -108,6 +108,7 @@ def test_s1_s5_s6_l2_l3_a_failover_while_paused(stack: WatchedStack) -> None:
     assert verdict.broken == {}
 
 
+@pytest.mark.long
 def test_s1_s5_l1_l2_a_failover_while_running_and_a_pause_that_acts(stack: WatchedStack) -> None:
     """What the worker had fetched stays in `unacked` until its time there is over, as with plain Celery.
 
@@ -137,6 +138,7 @@ def test_s1_s5_l1_l2_a_failover_while_running_and_a_pause_that_acts(stack: Watch
     assert len(verdict.lost) <= 1
 
 
+@pytest.mark.long
 def test_s1_s2_s4_l2_a_stale_replica_promoted_while_paused_opens_nothing(stack: WatchedStack) -> None:
     """It still has the state from before the pause. With the control plane away nobody puts it right."""
     with Fleet(stack) as fleet:
@@ -180,6 +182,7 @@ def test_s1_s2_s4_l2_a_stale_replica_promoted_while_paused_opens_nothing(stack: 
     assert len(verdict.lost) == missed
 
 
+@pytest.mark.long
 def test_l2_a_follower_and_the_control_plane_leave_a_frozen_master_within_a_poll(stack: WatchedStack) -> None:
     """It keeps every connection and answers nothing, so each read that is out lasts until its time is over."""
     keys = TrustedKeys(parse_public_keys(stack.environ[PUBLIC_KEYS.name]))

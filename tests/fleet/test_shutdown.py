@@ -10,6 +10,7 @@ from sluicegate.control.process.stack import Stack
 from tests.fleet import app as fleet_app
 from tests.fleet.harness import Fleet
 from tests.fleet.waiting import until
+from tests.marks import long
 
 ITEMS, ITEM_S = 30, 0.1
 
@@ -24,13 +25,13 @@ def stop(fleet: Fleet, signum: signal.Signals, *, within_s: float = 30.0) -> Non
 @pytest.mark.parametrize(
     ("pool", "acks_late", "signum", "soft_s"),
     [
-        ("prefork", False, signal.SIGTERM, 0),
+        long("prefork", False, signal.SIGTERM, 0),
         ("prefork", True, signal.SIGTERM, 0),
-        ("prefork", True, signal.SIGQUIT, 10),
-        ("prefork", True, signal.SIGQUIT, 0),
+        long("prefork", True, signal.SIGQUIT, 10),
+        long("prefork", True, signal.SIGQUIT, 0),
         ("threads", True, signal.SIGTERM, 0),
-        ("solo", True, signal.SIGTERM, 0),
-        ("gevent", True, signal.SIGTERM, 0),
+        long("solo", True, signal.SIGTERM, 0),
+        long("gevent", True, signal.SIGTERM, 0),
     ],
     ids=lambda value: getattr(value, "name", str(value)),
 )
@@ -65,7 +66,7 @@ def test_s5_s6_a_quiesced_worker_that_is_told_to_stop_does(
     assert done == sorted((seq, item) for seq in tasks for item in range(ITEMS)), "each item once"
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", long("threads")])
 def test_s5_s6_a_worker_that_is_told_to_stop_while_it_drains_finishes_what_runs(stack: Stack, pool: str) -> None:
     with Fleet(stack, pool=pool) as fleet:
         fleet.watch()

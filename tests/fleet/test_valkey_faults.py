@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import pytest
 import redis
 
 from sluicegate.control.process.stack import Stack
@@ -37,6 +38,7 @@ def _wait_heard(fleet: Fleet, since: float) -> None:
     until(f"{nodename} is heard again, paused", is_heard, within_s=20, every_s=0.05)
 
 
+@pytest.mark.long
 def test_s1_s5_s9_valkey_restarted_while_paused(stack: Stack) -> None:
     with Fleet(stack) as fleet:
         started = _drained_with_work_left(fleet)
@@ -83,6 +85,7 @@ def test_s1_s3_s9_l2_the_state_wiped_while_paused_is_published_again_and_opens_n
     assert verdict.broken == {}
 
 
+@pytest.mark.long
 def test_s1_s9_everything_wiped_while_paused_leaves_the_fleet_paused(stack: Stack) -> None:
     """The broker's tasks are gone with it, as with plain Celery; the pause is not, and the fleet works afterwards."""
     with Fleet(stack) as fleet:

@@ -9,9 +9,10 @@ import pytest
 from sluicegate.control.process.stack import Stack
 from tests.fleet.harness import Fleet
 from tests.fleet.waiting import until
+from tests.marks import long
 
 
-@pytest.mark.parametrize("acks_late", [False, True], ids=["early", "late"])
+@pytest.mark.parametrize("acks_late", [False, long(True)], ids=["early", "late"])
 def test_s1_s5_countdowns_that_fall_due_in_a_pause_wait(stack: Stack, acks_late: bool) -> None:
     """S1, S5: a worker that held them has given them back; they start after the resume, once each."""
     with Fleet(stack, acks_late=acks_late) as fleet:
@@ -55,7 +56,7 @@ def test_s1_s6_a_countdown_not_yet_due_keeps_its_time_over_a_pause(stack: Stack)
     assert started_at - sent_at >= 3.0
 
 
-@pytest.mark.parametrize("acks_late", [False, True], ids=["early", "late"])
+@pytest.mark.parametrize("acks_late", [False, long(True)], ids=["early", "late"])
 def test_s1_s6_retries_due_in_a_pause_wait_and_none_is_burned(stack: Stack, acks_late: bool) -> None:
     """S6: every task ends on exactly the retry that it asked for."""
     with Fleet(stack, acks_late=acks_late) as fleet:
@@ -127,6 +128,7 @@ def test_s5_s6_a_pause_longer_than_the_visibility_timeout_duplicates_nothing(sta
     assert verdict.starts == 64
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("acks_late", [False, True], ids=["early", "late"])
 def test_s5_s6_a_pause_of_ten_visibility_timeouts_runs_nothing_twice(stack: Stack, acks_late: bool) -> None:
     """Plain tasks, countdowns that fall due meanwhile, and a second worker that would take what is overdue (2 s)."""

@@ -86,6 +86,7 @@ def state_dir(tmp_path: Path) -> Path:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.long
 def test_up_keeps_what_was_held_over_a_stop_and_over_a_kill(state_dir: Path) -> None:
     with up(state_dir) as process:
         started = children(process)

@@ -12,6 +12,7 @@ absent = missing()
 # CI installs them, and never skips.
 can_skip = bool(absent) and os.environ.get("CI") != "true"
 pytestmark = [
+    pytest.mark.long,  # it is about the design, and no line of the product can make it fail
     pytest.mark.skipif(can_skip, reason=f"not on PATH: {', '.join(absent)} (Debian: apt-get install spin gcc)"),
     pytest.mark.timeout(300),
 ]
