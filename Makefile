@@ -96,6 +96,9 @@ soak-quiesce: $(READY) ## Quiesce, kill at random instants, and time how soon 12
 celery-suite: $(READY) ## Celery's own canvas and task tests, on plain Celery and with the plugin
 	@$(BIN)/python -m tests.celery_suite $(ARGS)
 
+mutation: $(READY) ## Do the tests notice? 60 small faults, chosen by a seed, one at a time; takes hours
+	@$(BIN)/python -m tests.mutation $(ARGS)
+
 ##@ Measure it: each number beside its reference of the same run (docs/benchmarks.md)
 
 bench: $(READY) ## What the gate costs and how fast a pause is, beside plain Celery
