@@ -11,8 +11,9 @@ def install(app: Any, environ: Mapping[str, str] | None = None) -> None:
     """Put the gate into every worker of `app`. Call once, where the app is made.
 
     Settings are read from `environ` (default: the process's environment) when a worker starts, so a process that
-    only sends tasks needs none; a worker without them prints one line and exits with code 2. With
-    SLUICEGATE_ENABLED=false a worker runs as if this had not been called.
+    only sends tasks needs none. Without them `celery worker` prints one line and exits with code 2, a worker that is
+    made in another way raises InvalidSetting, and the one of `celery.contrib.testing` runs as if this had not been
+    called, as any worker does with SLUICEGATE_ENABLED=false.
     """
     # Imported here, so that importing the package costs nothing: `celery --help` imports it for its commands.
     from sluicegate.workers.celery_inside import commands

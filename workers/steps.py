@@ -6,6 +6,7 @@ that. It is made after the pool and before the pool forks, so that children shar
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,18 +18,33 @@ from celery import bootsteps
 from sluicegate.schemas import settings
 from sluicegate.schemas.errors import InvalidSetting
 from sluicegate.workers.celery_inside.consumer import is_stopping
+from sluicegate.workers.celery_inside.made_by import is_made_by_command, is_test_worker
 from sluicegate.workers.celery_inside.marks import MEMBER
 from sluicegate.workers.member import Member
 
+log = logging.getLogger(__name__)
+
+WAY_OUT = f"{settings.ENABLED.name}=false runs this worker without the gate; for tests there is sluicegate.testing"
+
 
 @contextmanager
-def _ending_with_one_line() -> Iterator[None]:
-    """A setting that is wrong ends the worker before it consumes anything, without a traceback."""
+def _refusing() -> Iterator[None]:
+    """A setting that is wrong stops the worker before it consumes anything.
+
+    The command ends with one line and exit code 2; who makes a worker otherwise gets the InvalidSetting.
+    """
     try:
         yield
     except InvalidSetting as error:
+        if not is_made_by_command():
+            raise InvalidSetting(error.field, f"{error.message} ({WAY_OUT})") from None
         print(f"sluicegate: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _names_a_fleet(environ: Mapping[str, str]) -> bool:
+    """Is one of the settings there without which no worker can follow any fleet?"""
+    return any(setting.read_or_none(environ) is not None for setting in (settings.REDIS_URL, settings.PUBLIC_KEYS))
 
 
 class FollowHolds(bootsteps.StartStopStep):
@@ -38,13 +54,21 @@ class FollowHolds(bootsteps.StartStopStep):
     environ: Mapping[str, str] = os.environ
 
     def include_if(self, w: Any) -> bool:
-        """With SLUICEGATE_ENABLED=false nothing is put in anywhere: vanilla Celery."""
-        with _ending_with_one_line():
-            return settings.ENABLED.read(self.environ)
+        """With SLUICEGATE_ENABLED=false nothing is put in anywhere: vanilla Celery.
+
+        Nor into the worker of a test that was told of no fleet: a test suite runs as it did without us.
+        """
+        with _refusing():
+            if not settings.ENABLED.read(self.environ):
+                return False
+            if is_test_worker(w) and not _names_a_fleet(self.environ):
+                log.info("sluicegate: a worker of celery.contrib.testing without settings has no gate")
+                return False
+            return True
 
     def create(self, w: Any) -> Any:
-        """Make the member; a setting that is missing ends the worker with one line and exit code 2."""
-        with _ending_with_one_line():
+        """Make the member; a setting that is missing stops the worker here."""
+        with _refusing():
             w.sluicegate = Member(w, self.environ)
         return w.sluicegate
 

@@ -21,15 +21,18 @@ from celery import Celery, Task, bootsteps, signals
 from celery.app import trace
 from celery.app.amqp import Queues
 from celery.app.task import Context
+from celery.bin import worker as bin_worker
 from celery.concurrency import asynpool, base, prefork, solo, thread
 from celery.concurrency import gevent as green
+from celery.contrib.testing import worker as testing_worker
+from celery.utils import timer2
 from celery.worker import WorkController, components, control, loops, request, state, strategy
 from celery.worker.consumer import Consumer, tasks
 from kombu import messaging
 from kombu.asynchronous.hub import Hub
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 from kombu.asynchronous.timer import Timer
-from kombu.transport import pyamqp, redis, virtual
+from kombu.transport import memory, pyamqp, redis, virtual
 from kombu.utils.limits import TokenBucket
 
 from sluicegate.schemas.errors import InvalidSetting
@@ -170,6 +173,16 @@ def test_the_installed_version_is_one_that_was_read(package):
         (WorkController.setup_defaults, "self.optimization = optimization or O"),
         (Queues, "def consume_from(self):"),
         (Hub.reset, "self._create_poller()"),
+        # In the process of a test: which worker is one, how it is stopped, and the queues that it consumes.
+        (testing_worker._start_worker_thread, "WorkController: Any = TestWorkController"),
+        (testing_worker._start_worker_thread, "state.should_terminate = 0 t.join(shutdown_timeout)"),
+        (state.maybe_shutdown, "if should_terminate is not None and should_terminate is not False:"),
+        (loops.synloop, "state.maybe_shutdown() finally: _loop_cycle()"),
+        (bin_worker.worker.callback, "worker = app.Worker("),
+        (memory.Channel, "queues = {}"),
+        (memory.Channel._put, "self._queue_for(queue).put(message)"),
+        (virtual.Message.__init__, "self._raw = payload"),
+        (timer2.Timer.__init__, "self.schedule = schedule"),
     ],
 )
 def test_the_line_that_is_relied_on_stands_where_it_was_read(what, says):
@@ -299,6 +312,15 @@ def test_the_timer_shows_its_entries_and_cancels_them():
     timer.cancel(waiting)
     assert eta_tickets(timer) == []
     assert not other.canceled
+
+
+def test_the_timer_of_a_worker_without_an_event_loop_shows_its_entries_too():
+    timer = timer2.Timer(schedule=Timer())
+    parcel = request.Request.__new__(request.Request)
+    waiting = timer.schedule.call_after(60, print, (parcel,))
+    assert eta_tickets(timer) == [(waiting, parcel)], READ_AGAIN
+    timer.cancel(waiting)
+    assert eta_tickets(timer) == []
 
 
 def test_the_signals_that_are_relied_on_exist():

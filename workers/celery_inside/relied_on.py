@@ -64,6 +64,11 @@ What is relied on, by the module that does (in brackets)     where it stands
 [amqp_hand_back]
 - the AMQP channel: `callbacks` by consumer tag until the broker's cancel-ok, `no_ack_consumers`, `send_method`,
   `message_to_python`, `connection.server_properties`         amqp/channel.py, kombu/transport/pyamqp.py
+- `TestWorkController`, of which every in-process worker of a test is; its tool sets `state.should_terminate`
+                                                            celery/contrib/testing/worker.py, celery/worker/state.py
+- `worker`, the click command in whose context `celery worker` and `worker_main` make a worker   celery/bin/worker.py
+- a timer's `schedule`: itself, or what its thread wraps; `._queue` is there  kombu/.../timer.py, celery/utils/timer2.py
+- `Channel.queues` in memory: one `queue.Queue` by name for the process   kombu/transport/memory.py
 - `Consumer._active_tags`, `._active_queue_no_ack` (5.7), `._receive_callback`, `.on_message`   kombu/messaging.py
 """
 

@@ -38,10 +38,11 @@ def waiting_for_eta(consumer: Any, is_wanted: Wanted) -> Iterator[Any]:
 def eta_tickets(timer: Any) -> list[tuple[Any, Any]]:
     """What to cancel, and the request that it would start: `apply_eta_task` and `_limit_post_eta` take it first.
 
-    The queue of gevent's timer holds the greenlet that would call the entry, and that is what must be cancelled.
+    The queue of gevent's timer holds the greenlet that would call the entry, and that is what must be cancelled. Where
+    there is no event loop, the timer is a thread around the one that has the queue.
     """
     found = []
-    for scheduled in list(timer._queue):
+    for scheduled in list(timer.schedule._queue):
         entry = scheduled.entry
         if not entry.canceled and entry.args and isinstance(entry.args[0], Request):
             found.append((scheduled if hasattr(scheduled, "kill") else entry, entry.args[0]))
