@@ -21,7 +21,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FLEETS = ("tests/fleet", "tests/faults")
-OF_ONE_PROCESS = ("tests/house", "tests/unit", "tests/integration", "tests/simulation", "tests/model")
+OF_ONE_PROCESS = (
+    "tests/house",
+    "tests/unit",
+    "tests/conformance",
+    "tests/integration",
+    "tests/simulation",
+    "tests/model",
+)
 PASSED, INTERRUPTED, NOTHING_COLLECTED = 0, 2, 5
 
 

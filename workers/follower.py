@@ -31,7 +31,7 @@ log = logger(__name__)
 
 JITTER = 0.2
 TURN_S = 0.25
-"""How long a poke through the second door may go unnoticed."""
+"""How long a poke of a broadcast may go unnoticed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ class Follower:
         self._poked.set()
 
     def poke(self) -> None:
-        """The second door: read again now, from any thread."""
+        """A broadcast came, the second way of a hint: read again now, from any thread."""
         self._poked.set()
 
     def _run(self) -> None:
@@ -127,8 +127,8 @@ class Follower:
     def knows(self, hint: bytes) -> bool:
         """Does it speak of the very edition that is in force? The republisher says so every second.
 
-        Then there is no hurry: the poll sees that the beat advances. Nothing is believed: a hint that lies about it
-        withholds a push, as one that is not sent does, and the poll reads the state all the same.
+        Then there is no hurry: the poll sees that the publication advances. Nothing is believed: a hint that lies
+        about it withholds a push, as one that is not sent does, and the poll reads the state all the same.
         """
         in_force = self.following.in_force
         try:

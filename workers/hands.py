@@ -16,7 +16,7 @@ from sluicegate.workers.hand_back import HandBack
 from sluicegate.workers.intake import Intake
 from sluicegate.workers.log import logger
 from sluicegate.workers.next_look import NextLook
-from sluicegate.workers.ports import Books, Loop, PoolSide, TaskConsumer, Wanted, WayBack
+from sluicegate.workers.ports import Sides, Wanted
 from sluicegate.workers.upkeep import Upkeep
 
 log = logger(__name__)
@@ -32,29 +32,20 @@ class Hands:
     Every start goes through `gate` from here on; so it is made before the pool starts.
     """
 
-    def __init__(
-        self,
-        gate: Gate[Any],
-        *,
-        pool: PoolSide,
-        way_back: WayBack,
-        loop: Loop,
-        consumer: TaskConsumer,
-        books: Books,
-    ) -> None:
+    def __init__(self, gate: Gate[Any], sides: Sides) -> None:
         self._gate = gate
-        self._pool = pool
-        self._way_back = way_back
-        self._loop = loop
-        self._books = books
-        self._intake = Intake(gate, consumer=consumer, way_back=way_back, books=books)
-        self.hand_back = HandBack(gate, way_back=way_back, books=books, wake=loop.wake)
-        self.endings = Endings(pool, books, gate.subject_of)
-        self._upkeep = Upkeep(pool=pool, way_back=way_back, books=books)
-        self._next_look = NextLook(loop, self.tend)
+        self._pool = sides.pool
+        self._way_back = sides.way_back
+        self._loop = sides.loop
+        self._books = sides.books
+        self._intake = Intake(gate, consumer=sides.consumer, way_back=sides.way_back, books=sides.books)
+        self.hand_back = HandBack(gate, way_back=sides.way_back, books=sides.books, wake=sides.loop.wake)
+        self.endings = Endings(sides.pool, sides.books, gate.subject_of)
+        self._upkeep = Upkeep(pool=sides.pool, way_back=sides.way_back, books=sides.books)
+        self._next_look = NextLook(sides.loop, self.tend)
         self._last_failure = ""
         self._is_closing = False
-        pool.guard(gate, self.hand_back.hold)
+        sides.pool.guard(gate, self.hand_back.hold)
 
     def wake(self) -> None:
         """Have `tend` called soon on the consumer's thread; safe from any thread."""

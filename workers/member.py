@@ -22,7 +22,7 @@ from sluicegate.schemas.scopes import Subject
 from sluicegate.workers import log as log_fields
 from sluicegate.workers.celery_inside.children import note_starts_in_children
 from sluicegate.workers.celery_inside.choose import redis_broker_of, sides_of
-from sluicegate.workers.celery_inside.requests import current_task, queue_told
+from sluicegate.workers.celery_inside.requests import current_task, queue_told, subject_of
 from sluicegate.workers.celery_inside.yields import prepare_tasks
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.checkpoints import open_station
@@ -32,6 +32,7 @@ from sluicegate.workers.gate import Gate
 from sluicegate.workers.hands import Hands
 from sluicegate.workers.heart import Heart
 from sluicegate.workers.memory import Memory
+from sluicegate.workers.ports import Sides
 from sluicegate.workers.report import Identity, Report
 from sluicegate.workers.scoped_table import Table
 from sluicegate.workers.station import Station
@@ -47,64 +48,21 @@ class Member:
         namespace = settings.NAMESPACE.read(environ)
         state = _state_place(environ)
         keys = TrustedKeys(parse_public_keys(settings.PUBLIC_KEYS.read(environ)))
-        pace = Pace(
-            poll_s=settings.POLL_INTERVAL_MS.read(environ) / 1000,
-            republish_s=settings.REPUBLISH_INTERVAL_MS.read(environ) / 1000,
-            stale_after_s=settings.STALE_AFTER_S.read(environ),
-            is_stale_closed=settings.STALE_POLICY.read(environ) == "closed",
-            needs_fresh_boot=settings.BOOT_POLICY.read(environ) == "fresh",
-        )
+        pace, identity = _pace_of(environ), _identity_of(worker, environ)
+        memory = Memory(settings.STATE_DIR.read(environ), namespace, worker.hostname)
         cell = Cell()
         sides = sides_of(worker, cell, in_hand_s=settings.IN_HAND_S.read(environ))
         if (broker_url := redis_broker_of(worker)) is not None:
             refuse_cluster(broker_url, "broker_url")
+        log_fields.describe(namespace=namespace, worker=worker.hostname, version=lambda: cell.edition)
         self.worker = worker
         self._pid = os.getpid()
         self._cell = cell
         self._pool = sides.pool
-        identity = Identity(
-            nodename=worker.hostname,
-            incarnation=str(uuid.uuid4()),
-            host=settings.HOST.read_or_none(environ) or host_of(worker.hostname),
-            labels=settings.LABELS.read(environ),
-        )
-        log_fields.describe(namespace=namespace, worker=worker.hostname, version=lambda: cell.edition)
-        subject = Subject(host=identity.host, worker=identity.nodename, labels=dict(identity.labels))
         table = Table(cell)
-        self.gate: Gate[Any] = Gate(
-            cell,
-            subject,
-            wake=sides.loop.wake,
-            on_applied=lambda: self.heart.beat_now(),
-            subject_of=lambda request: sides.books.subject_of(request, subject),
-            on_scoped=table.write,
-        )
-        self.hands = Hands(
-            self.gate,
-            pool=sides.pool,
-            way_back=sides.way_back,
-            loop=sides.loop,
-            consumer=sides.consumer,
-            books=sides.books,
-        )
-        cursors = Cursors(
-            namespace,
-            lambda: connect(state),
-            most_bytes=settings.CURSOR_MAX_BYTES.read(environ),
-            kept_s=settings.CURSOR_KEPT_S.read(environ),
-        )
-        station = Station(
-            cell,
-            table,
-            cursors,
-            current_task=current_task,
-            note_waiting=sides.pool.note_waiting,
-            rest=self._rest,
-            queue_of=queue_told,
-        )
-        prepare_tasks(worker.app, station, self.hands.hand_back.take_yielded)
-        open_station(station, cell.flags)
-        memory = Memory(settings.STATE_DIR.read(environ), namespace, worker.hostname)
+        self.gate = self._make_gate(identity, cell, sides, table)
+        self.hands = Hands(self.gate, sides)
+        self._serve_tasks(_cursors_of(namespace, state, environ), cell, table)
         self.follower = Follower(
             namespace=namespace,
             keys=keys,
@@ -114,15 +72,7 @@ class Member:
             on_state=self.gate.put_in_force,
             on_stale=self.gate.hold_locally,
         )
-        self.report = Report(
-            identity,
-            gate=self.gate,
-            follower=self.follower,
-            hands=self.hands,
-            pool=sides.pool,
-            way_back=sides.way_back,
-            books=sides.books,
-        )
+        self.report = Report(identity, gate=self.gate, follower=self.follower, hands=self.hands, sides=sides)
         self.heart = Heart(
             namespace=namespace,
             nodename=worker.hostname,
@@ -132,7 +82,36 @@ class Member:
             memory=memory,
             pulse=self.report.pulse,
         )
-        note_starts = note_starts_in_children(worker.app, worker.hostname, cell)
+        self._listen()
+
+    def _make_gate(self, identity: Identity, cell: Cell, sides: Sides, table: Table) -> Gate[Any]:
+        subject = Subject(host=identity.host, worker=identity.nodename, labels=dict(identity.labels))
+        return Gate(
+            cell,
+            subject,
+            wake=sides.loop.wake,
+            on_applied=lambda: self.heart.beat_now(),
+            subject_of=lambda request: subject_of(request, subject),
+            on_scoped=table.write,
+        )
+
+    def _serve_tasks(self, cursors: Cursors, cell: Cell, table: Table) -> None:
+        """Offer the tasks of this process, and of its pool children, their checkpoints."""
+        station = Station(
+            cell,
+            table,
+            cursors,
+            current_task=current_task,
+            note_waiting=self._pool.note_waiting,
+            rest=self._rest,
+            queue_of=queue_told,
+        )
+        prepare_tasks(self.worker.app, station, self.hands.hand_back.take_yielded)
+        open_station(station, cell.flags)
+
+    def _listen(self) -> None:
+        """For what Celery and Python say of the life of this process and of its children."""
+        note_starts = note_starts_in_children(self.worker.app, self.worker.hostname, self._cell)
         signals.worker_process_init.connect(note_starts, weak=False)
         signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
         signals.worker_shutdown.connect(self._on_shutdown, weak=False)
@@ -176,6 +155,34 @@ class Member:
         atexit.unregister(self._on_exit)
         self.follower.stop()
         self.heart.say_goodbye()
+
+
+def _pace_of(environ: Mapping[str, str]) -> Pace:
+    return Pace(
+        poll_s=settings.POLL_INTERVAL_MS.read(environ) / 1000,
+        republish_s=settings.REPUBLISH_INTERVAL_MS.read(environ) / 1000,
+        stale_after_s=settings.STALE_AFTER_S.read(environ),
+        is_stale_closed=settings.STALE_POLICY.read(environ) == "closed",
+        needs_fresh_boot=settings.BOOT_POLICY.read(environ) == "fresh",
+    )
+
+
+def _identity_of(worker: Any, environ: Mapping[str, str]) -> Identity:
+    return Identity(
+        nodename=worker.hostname,
+        incarnation=str(uuid.uuid4()),
+        host=settings.HOST.read_or_none(environ) or host_of(worker.hostname),
+        labels=settings.LABELS.read(environ),
+    )
+
+
+def _cursors_of(namespace: str, state: Place, environ: Mapping[str, str]) -> Cursors:
+    return Cursors(
+        namespace,
+        lambda: connect(state),
+        most_bytes=settings.CURSOR_MAX_BYTES.read(environ),
+        kept_s=settings.CURSOR_KEPT_S.read(environ),
+    )
 
 
 def _state_place(environ: Mapping[str, str]) -> Place:

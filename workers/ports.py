@@ -7,11 +7,11 @@ core passes both on, and reads of a request only `id`, `name` and `acknowledged`
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sluicegate.schemas.beats import RunningTask
 from sluicegate.schemas.holds.hold import Then
-from sluicegate.schemas.scopes import Subject
 from sluicegate.workers.gate import Gate
 
 Wanted = Callable[[Any], bool]
@@ -178,9 +178,6 @@ class Books(Protocol):
     def running_task(self, request: Any, *, is_waiting: bool) -> RunningTask:
         """What is said of a request that runs, or ran until now."""
 
-    def subject_of(self, request: Any, worker: Subject) -> Subject:
-        """What starting this request is to a scope, on a worker that is `worker`."""
-
     def forget(self, request: Any) -> None:
         """Strike out a request that is not to start."""
 
@@ -195,3 +192,14 @@ class Books(Protocol):
 
     def concurrency(self) -> int:
         """How many tasks it was told to run at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sides:
+    """What a worker stands on: one of each."""
+
+    pool: PoolSide
+    way_back: WayBack
+    loop: Loop
+    consumer: TaskConsumer
+    books: Books

@@ -13,7 +13,7 @@ from sluicegate.schemas.scopes import ScopeKind
 from sluicegate.workers.follower import Follower
 from sluicegate.workers.gate import Gate
 from sluicegate.workers.hands import Hands
-from sluicegate.workers.ports import Books, PoolSide, WayBack
+from sluicegate.workers.ports import Sides
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,24 +29,14 @@ class Identity:
 class Report:
     """All methods may be called from any thread, and change nothing."""
 
-    def __init__(
-        self,
-        identity: Identity,
-        *,
-        gate: Gate[Any],
-        follower: Follower,
-        hands: Hands,
-        pool: PoolSide,
-        way_back: WayBack,
-        books: Books,
-    ) -> None:
+    def __init__(self, identity: Identity, *, gate: Gate[Any], follower: Follower, hands: Hands, sides: Sides) -> None:
         self._identity = identity
         self._gate = gate
         self._follower = follower
         self._hands = hands
-        self._pool = pool
-        self._way_back = way_back
-        self._books = books
+        self._pool = sides.pool
+        self._way_back = sides.way_back
+        self._books = sides.books
 
     def beat(self, seq: int, is_goodbye: bool) -> Beat:
         """The next heartbeat, number `seq`. A goodbye claims that nothing runs: only for who knows that."""

@@ -39,6 +39,7 @@ from sluicegate.workers.celery_inside.redis_hand_back import RedisWayBack
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.gate import Gate
 from sluicegate.workers.hands import Hands
+from sluicegate.workers.ports import Sides
 from sluicegate.workers.report import Identity, Report
 from tests.fleet.waiting import until
 
@@ -121,14 +122,10 @@ class Bench:
         self.side = PreforkPool(self.worker, self.cell)
         self.books = CeleryBooks(self.worker)
         self.gate: Gate[Any] = Gate(self.cell, Subject(), wake=self.loop.wake, on_applied=lambda: None)
-        self.hands = Hands(
-            self.gate,
-            pool=self.side,
-            way_back=self.way_back,
-            loop=self.loop,
-            consumer=CeleryConsumer(),
-            books=self.books,
+        self.sides = Sides(
+            pool=self.side, way_back=self.way_back, loop=self.loop, consumer=CeleryConsumer(), books=self.books
         )
+        self.hands = Hands(self.gate, self.sides)
         self.version = 0
         self.connect()
 
@@ -206,9 +203,9 @@ class Bench:
 
     def running(self) -> tuple[RunningTask, ...]:
         """As the heartbeat says it."""
-        others: Any = {"follower": None, "way_back": self.way_back, "pool": self.side, "books": self.books}
+        follower: Any = None
         identity = Identity(nodename="w1@h", incarnation="1", host="h")
-        return Report(identity, gate=self.gate, hands=self.hands, **others).running()
+        return Report(identity, gate=self.gate, follower=follower, hands=self.hands, sides=self.sides).running()
 
     @property
     def has_acknowledged(self) -> bool:

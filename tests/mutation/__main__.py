@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 ROOMS = ("workers", "control", "schemas")
 STAGES: dict[str, tuple[list[str], float]] = {
     "unit": (["-n", "2", "tests/unit"], 300.0),
-    "integration": (["-n", "2", "-m", "not long", "tests/integration"], 900.0),
+    "integration": (["-n", "2", "-m", "not long", "tests/conformance", "tests/integration"], 900.0),
     "fleet": (["-n", "4", "-m", "not long", "tests/fleet", "tests/faults"], 1800.0),
 }
 

@@ -20,6 +20,7 @@ from sluicegate.schemas.snapshots import Snapshot
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.gate import Gate, Standing
 from sluicegate.workers.hands import Hands
+from sluicegate.workers.ports import Sides
 from sluicegate.workers.report import Identity, Report
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -220,13 +221,14 @@ class Worker:
             on_applied=lambda: None,
             subject_of=lambda request: Subject(host="h", worker="w1@h", queue=request.queue, task=request.name),
         )
-        self.sides: Any = {"pool": self.pool, "way_back": self.way_back, "books": self.books}
-        self.hands = Hands(self.gate, loop=self.loop, consumer=as_any(self.consumer), **self.sides)
+        parts: Any = {"pool": self.pool, "way_back": self.way_back, "books": self.books, "consumer": self.consumer}
+        sides = Sides(loop=self.loop, **parts)
+        self.hands = Hands(self.gate, sides)
         self.hands.attach("a consumer")
         self.version = 0
         follower: Any = SimpleNamespace(is_stale=False, refused={})
         identity = Identity(nodename="w1@h", incarnation="1", host="h")
-        self.report = Report(identity, gate=self.gate, follower=follower, hands=self.hands, **self.sides)
+        self.report = Report(identity, gate=self.gate, follower=follower, hands=self.hands, sides=sides)
 
     def order(self, **modes: Mode) -> None:
         """Put holds into force: `all` is the global scope, any other name a task's or a queue's (`queue_`, `task_`)."""
@@ -249,10 +251,6 @@ class Worker:
 
     def yielded(self) -> list[str]:
         return [told.task.id for told in self.report.beat(1, False).yielded]
-
-
-def as_any(value: Any) -> Any:
-    return value
 
 
 def scope_of(name: str) -> Scope:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from sluicegate.schemas.beats import RunningTask
-from sluicegate.schemas.scopes import Subject
 from sluicegate.workers.celery_inside import requests, waiting
 
 
@@ -22,10 +21,6 @@ class CeleryBooks:
     def running_task(self, request: Any, *, is_waiting: bool) -> RunningTask:
         """With the queue, where it is known."""
         return requests.running_task(request, is_waiting=is_waiting)
-
-    def subject_of(self, request: Any, worker: Subject) -> Subject:
-        """By its queue and its task's name."""
-        return requests.subject_of(request, worker)
 
     def forget(self, request: Any) -> None:
         """In each book that may have it."""

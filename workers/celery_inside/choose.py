@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from sluicegate.schemas.errors import InvalidSetting
@@ -15,20 +14,9 @@ from sluicegate.workers.celery_inside.prefork import PreforkPool
 from sluicegate.workers.celery_inside.redis_hand_back import RedisWayBack
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.log import logger
-from sluicegate.workers.ports import Books, Loop, PoolSide, TaskConsumer, WayBack
+from sluicegate.workers.ports import Sides, WayBack
 
 log = logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sides:
-    """What answers the ports of one worker: chosen by its pool and its broker."""
-
-    pool: PoolSide
-    way_back: WayBack
-    loop: Loop
-    consumer: TaskConsumer
-    books: Books
 
 
 def sides_of(worker: Any, cell: Cell, *, in_hand_s: float = IN_HAND_S) -> Sides:

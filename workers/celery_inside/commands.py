@@ -10,7 +10,7 @@ from sluicegate.workers.celery_inside.marks import MEMBER
 
 
 def sluicegate_hint(state: Any, **_: Any) -> dict[str, str]:
-    """The second door: read the signed state again. Arguments are ignored on purpose; nothing here resumes."""
+    """The second way of a hint: read the signed state again. Arguments are ignored on purpose; nothing here resumes."""
     member = getattr(state.consumer.controller, MEMBER, None)
     if member is None:
         return {"ok": "sluicegate is not installed"}
