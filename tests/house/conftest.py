@@ -73,6 +73,11 @@ def sdist(source: Path, wheel: Path) -> Path:
     return built
 
 
+@pytest.fixture(scope="session")
+def wheel_from_sdist(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(sdist, tmp_path_factory.mktemp("from-sdist"))
+
+
 @dataclass(frozen=True)
 class Install:
     """A virtual environment."""
@@ -97,10 +102,10 @@ def base_install(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="session")
-def full_install(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Install]:
+def full_install(wheel_from_sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Install]:
     """The wheel that the source distribution builds, with every extra."""
     path = tmp_path_factory.mktemp("full")
-    yield _install(f"{build_wheel(sdist, path)}[control,embedded]", path)
+    yield _install(f"{wheel_from_sdist}[control,embedded]", path)
     shutil.rmtree(path)
 
 
