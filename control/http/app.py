@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
 from fastapi import FastAPI
 
 from sluicegate.control.http import problems
 from sluicegate.control.http.problems import errors
 from sluicegate.control.http.routes import audit, health, pausing, workers
 from sluicegate.control.parts import Parts
+from sluicegate.schemas.version import VERSION
 
 
 def build(parts: Parts) -> FastAPI:
@@ -17,7 +16,7 @@ def build(parts: Parts) -> FastAPI:
     app = FastAPI(
         title="sluicegate",
         summary="A pause control plane for Celery fleets.",
-        version=_version(),
+        version=VERSION,
         redoc_url=None,
         openapi_tags=[{"name": name} for name in ("pause", "workers", "audit", "health")],
     )
@@ -27,10 +26,3 @@ def build(parts: Parts) -> FastAPI:
     app.include_router(health.router)
     problems.install(app)
     return app
-
-
-def _version() -> str:
-    try:
-        return version("sluicegate")
-    except PackageNotFoundError:  # run from a tree that is not installed
-        return "0"
