@@ -330,6 +330,14 @@ class Fleet:
                 self.sent.append(Sent(seq=seq, at_us=microseconds(time.time())))
         return numbers
 
+    def fed(self, seconds: float, *, low: int = 80) -> Feeder:
+        """Naps of `seconds`, never fewer than `low` of them waiting while the block lasts: no pause comes too late."""
+
+        def send(count: int) -> None:
+            self.send_naps(count, seconds)
+
+        return Feeder(self, low=low, send=send)
+
     def turn_page(self) -> None:
         """Forget all evidence so far, with nothing left to run: a long run is judged chapter by chapter."""
         self.sent.clear()
@@ -411,6 +419,10 @@ class Fleet:
     def wait_started(self, count: int, *, within_s: float = 30.0) -> None:
         """Return once `count` tasks have started."""
         until(f"{count} tasks have started", lambda: len(self.started()) >= count, within_s=within_s)
+
+    def wait_more_started(self, count: int, *, within_s: float = 30.0) -> None:
+        """Return once `count` more tasks have started than have by now."""
+        self.wait_started(len(self.started()) + count, within_s=within_s)
 
     def count_starts(self) -> int:
         """How often a task has started, retries included."""

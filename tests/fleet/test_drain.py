@@ -9,6 +9,7 @@ from tests.fleet.harness import Fleet
 from tests.marks import long
 
 PAUSES = 3
+LONG_S = 4.0
 
 
 @pytest.mark.parametrize("acks_late", [False, True], ids=["early", "late"])
@@ -19,17 +20,16 @@ def test_s1_s5_s6_l3_a_busy_worker_drains_and_resumes(stack: Stack, acks_late: b
         fleet.watch()
         fleet.start()
         fleet.wait_open()
-        fleet.send_naps(240, 0.02)
-        for pause in range(PAUSES):
-            fleet.wait_started(30 * (pause + 1))
-            fleet.pause()
-            drained = fleet.wait_drained()
-            assert drained.contents.queued, "the pause came too late to show anything"
-            fleet.resume()
+        with fleet.fed(0.02):
+            for _ in range(PAUSES):
+                fleet.wait_more_started(30)
+                fleet.pause()
+                assert fleet.wait_drained().contents.queued
+                fleet.resume()
         fleet.wait_done()
         verdict = fleet.check()
     assert verdict.broken == {}
-    assert verdict.ended == 240
+    assert verdict.ended == len(fleet.sent)
     assert len(verdict.pauses) == PAUSES
 
 
@@ -41,16 +41,16 @@ def test_s1_s5_s6_two_busy_workers_drain_together(stack: Stack) -> None:
             fleet.start(name, wait=False)
         fleet.wait_ready()
         fleet.wait_open()
-        fleet.send_naps(300, 0.02)
-        for pause in range(PAUSES):
-            fleet.wait_started(50 * (pause + 1))
-            fleet.pause()
-            assert fleet.wait_drained().contents.queued
-            fleet.resume()
+        with fleet.fed(0.02):
+            for _ in range(PAUSES):
+                fleet.wait_more_started(50)
+                fleet.pause()
+                assert fleet.wait_drained().contents.queued
+                fleet.resume()
         fleet.wait_done()
         verdict = fleet.check()
     assert verdict.broken == {}
-    assert verdict.ended == 300
+    assert verdict.ended == len(fleet.sent)
 
 
 def test_s1_long_tasks_finish_and_the_acknowledgement_does_not_wait_for_them(stack: Stack) -> None:
@@ -59,7 +59,7 @@ def test_s1_long_tasks_finish_and_the_acknowledgement_does_not_wait_for_them(sta
         fleet.watch()
         fleet.start()
         fleet.wait_open()
-        fleet.send_naps(10, 2.0)
+        fleet.send_naps(10, LONG_S)
         fleet.wait_started(2)
         call = fleet.pause()
         fleet.wait_acknowledged()
@@ -76,7 +76,7 @@ def test_s1_long_tasks_finish_and_the_acknowledgement_does_not_wait_for_them(sta
     (pause,) = verdict.pauses
     assert pause.call == call
     assert pause.acknowledged_us is not None
-    assert pause.acknowledged_us < 2_000_000
+    assert pause.acknowledged_us < LONG_S * 1_000_000
 
 
 def test_l1_a_pause_takes_effect_within_half_a_second(stack: Stack) -> None:

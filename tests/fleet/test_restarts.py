@@ -140,20 +140,22 @@ def test_s1_s5_connections_cut_while_the_fleet_runs_do_not_break_a_later_pause(s
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("arguments", "naps"), [("--max-tasks-per-child=3", 160), ("--autoscale=4,1", 480)], ids=["recycled", "autoscaled"]
+    "arguments", [("--max-tasks-per-child=3",), ("--autoscale=4,1",)], ids=["recycled", "autoscaled"]
 )
-def test_s1_s5_s6_children_that_come_and_go_stand_behind_the_same_gate(stack: Stack, arguments: str, naps: int) -> None:
+def test_s1_s5_s6_children_that_come_and_go_stand_behind_the_same_gate(
+    stack: Stack, arguments: tuple[str, ...]
+) -> None:
     """Children forked after the start, by recycling or by autoscaling, obey what the first ones obey."""
     with Fleet(stack) as fleet:
         fleet.watch()
-        fleet.start(slots=4, arguments=(arguments, "--without-mingle", "--without-gossip"))
+        fleet.start(slots=4, arguments=(*arguments, "--without-mingle", "--without-gossip"))
         fleet.wait_open()
-        fleet.send_naps(naps, 0.02)
-        for pause in range(3):
-            fleet.wait_started(35 * (pause + 1))
-            fleet.pause()
-            assert fleet.wait_drained().contents.queued
-            fleet.resume()
+        with fleet.fed(0.02, low=40):
+            for _ in range(3):
+                fleet.wait_more_started(30)
+                fleet.pause()
+                assert fleet.wait_drained().contents.queued
+                fleet.resume()
         fleet.wait_done()
         verdict = fleet.check()
         pids = {record.pid for record in fleet.read_records()}
