@@ -112,8 +112,14 @@ class Rig:
         """Let a request come and run to its end; `meanwhile` is called while its own code runs."""
         raise NotImplementedError
 
-    def free_slot(self) -> None:
-        """Let what lies in the pool begin, where something does."""
+    def while_one_lies_there(self, task_id: str, check: Callable[[], None]) -> None:
+        """`check` is called while a request has been given to the pool and has not begun."""
+
+        def meanwhile(blocker: Request) -> None:
+            self.send(task_id)
+            check()
+
+        self.run("blocker", meanwhile)
 
     def note_waiting(self, task_id: str, is_waiting: bool, patch: pytest.MonkeyPatch) -> None:
         """Where the task runs."""
@@ -129,8 +135,8 @@ class Rig:
     def is_past_barrier(self) -> bool:
         return self.side.is_past_barrier(lambda request: True)
 
-    def comes_past_barrier(self) -> None:
-        until("it is past the barrier", self.is_past_barrier, every_s=0.001)
+    def comes_past_barrier(self, is_wanted: Callable[[Any], bool] = lambda request: True) -> None:
+        until("it is past the barrier", lambda: self.side.is_past_barrier(is_wanted), every_s=0.001)
 
     def close(self) -> None:
         self.app.close()
@@ -315,6 +321,13 @@ class Prefork(Rig):
         for waiting in list(self.pool._cache):
             self._begin(self.requests[waiting])
             self._end(self.requests[waiting])
+
+    def while_one_lies_there(self, task_id: str, check: Callable[[], None]) -> None:
+        """In the child's pipe."""
+        request = self.send(task_id)
+        check()
+        self._begin(request)
+        self._end(request)
 
     def note_waiting(self, task_id: str, is_waiting: bool, patch: pytest.MonkeyPatch) -> None:
         with patch.context() as in_child:

@@ -66,7 +66,25 @@ def test_what_runs_goes_on_when_the_gate_closes_and_is_past_the_barrier(rig: Rig
     assert rig.is_past_barrier()
 
 
-@pytest.mark.parametrize("rig", [rig for rig in RIGS if rig.can_lie_there], ids=lambda rig: rig.name, indirect=True)
+ROOMY = pytest.mark.parametrize(
+    "rig", [rig for rig in RIGS if rig.can_lie_there], ids=lambda rig: rig.name, indirect=True
+)
+
+
+@ROOMY
+def test_the_barrier_waits_for_what_was_let_through_and_has_not_begun_and_for_nothing_that_is_not_asked_about(
+    rig: Rig,
+) -> None:
+    def check() -> None:
+        for _ in range(3):
+            assert not rig.is_past_barrier()
+        rig.comes_past_barrier(lambda request: request.id != "a")
+
+    rig.while_one_lies_there("a", check)
+    rig.comes_past_barrier()
+
+
+@ROOMY
 def test_what_lies_in_the_pool_when_the_gate_closes_never_runs_and_comes_out_once(rig: Rig) -> None:
     def meanwhile(request: Request) -> None:
         for task_id in ("b", "c"):
