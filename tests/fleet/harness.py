@@ -40,7 +40,7 @@ from tests.fleet.rabbit import Rabbit
 from tests.fleet.rabbit_queue import RabbitQueue
 from tests.fleet.records import ItemDone, Reader, Record, microseconds, read_cursors, read_items
 from tests.fleet.sentinels import client_of
-from tests.fleet.waiting import NotInTime, stays, until
+from tests.fleet.waiting import WITHIN_S, NotInTime, stays, until
 from tests.fleet.watch import Watch, Word, by_redis
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -291,7 +291,7 @@ class Fleet:
         with self.sender.connection_for_write() as connection:
             return bool(self.sender.control.ping([self.workers[name].nodename], timeout=0.5, connection=connection))
 
-    def run(self, command: Sequence[str], *, within_s: float = 30.0) -> subprocess.CompletedProcess[str]:
+    def run(self, command: Sequence[str], *, within_s: float = 90.0) -> subprocess.CompletedProcess[str]:
         """Run a command with the workers' environment, and return when it has ended."""
         environ = {**_inherited(), **self._settings, **self._ours, **self._extra}
         return subprocess.run(
@@ -416,11 +416,11 @@ class Fleet:
         """Every cursor that tasks of `tests.fleet.long_tasks` have stored safely."""
         return read_cursors(self.records.path)
 
-    def wait_started(self, count: int, *, within_s: float = 30.0) -> None:
+    def wait_started(self, count: int, *, within_s: float = WITHIN_S) -> None:
         """Return once `count` tasks have started."""
         until(f"{count} tasks have started", lambda: len(self.started()) >= count, within_s=within_s)
 
-    def wait_more_started(self, count: int, *, within_s: float = 30.0) -> None:
+    def wait_more_started(self, count: int, *, within_s: float = WITHIN_S) -> None:
         """Return once `count` more tasks have started than have by now."""
         self.wait_started(len(self.started()) + count, within_s=within_s)
 
@@ -428,7 +428,7 @@ class Fleet:
         """How often a task has started, retries included."""
         return sum(record.event == "start" for record in self.read_records())
 
-    def wait_more_starts_after(self, act: Callable[[], object], *, within_s: float = 20.0) -> None:
+    def wait_more_starts_after(self, act: Callable[[], object], *, within_s: float = WITHIN_S) -> None:
         """Do `act`, and return once something has started since."""
         before = self.count_starts()
         act()
@@ -489,15 +489,15 @@ class Fleet:
         nodenames = [self.workers[name].nodename for name in names or self.workers]
         return [seen[nodename] for nodename in nodenames if nodename in seen]
 
-    def wait_open(self, *names: str, within_s: float = 20.0) -> None:
+    def wait_open(self, *names: str, within_s: float = WITHIN_S) -> None:
         """Return once every worker says that it runs, by the newest order."""
         self.wait_state("running", *names, within_s=within_s)
 
-    def wait_acknowledged(self, *names: str, within_s: float = 20.0) -> None:
+    def wait_acknowledged(self, *names: str, within_s: float = WITHIN_S) -> None:
         """Return once every worker says that nothing more can start there, by the newest order."""
         self.wait_state("paused", *names, within_s=within_s)
 
-    def wait_state(self, state: str, *names: str, within_s: float = 20.0) -> None:
+    def wait_state(self, state: str, *names: str, within_s: float = WITHIN_S) -> None:
         """Return once every named worker (all: no names) says `state`, with the newest order applied."""
         wanted = list(names or self.workers)
         newest = self.calls[-1].edition if self.calls else (1, 1)
@@ -512,7 +512,7 @@ class Fleet:
         except AssertionError as error:
             raise AssertionError(f"{error}; they say: {self.words(*wanted)}") from None
 
-    def wait_drained(self, *, within_s: float = 30.0, back_within_s: float = 2.0) -> Drained:
+    def wait_drained(self, *, within_s: float = WITHIN_S, back_within_s: float = 5.0) -> Drained:
         """Return once every worker has acknowledged and runs nothing; what the broker held then.
 
         `back_within_s`: how long a message that is under way then may take until it shows.
@@ -549,7 +549,7 @@ class Fleet:
                 until(
                     "every worker has spoken",
                     lambda: all((word := self._word_of(name)) and word.edition >= newest for name in alive),
-                    within_s=5,
+                    within_s=15,
                 )
         return Evidence(
             sent=list(self.sent),
