@@ -88,7 +88,7 @@ def verify_chain(stack: Stack) -> None:
     verification.verify(stack.postgres.url, None, lambda done, total: None)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_l2_two_replicas_are_upgraded_one_after_the_other_under_load(
     own_stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,8 +121,7 @@ def test_l2_two_replicas_are_upgraded_one_after_the_other_under_load(
             until_more(orders, 4)
             assert recording.states() == {"running"}
             fleet.pause()
-            fleet.wait_acknowledged()
-            until("nothing runs", lambda: not fleet.running())
+            fleet.wait_drained()
             before = fleet.count_starts()
             recording.states()
             other.stop()
@@ -227,8 +226,7 @@ def test_s9_a_database_of_revision_0005_is_upgraded_under_a_running_fleet(own_st
                 until("it is published again", lambda: recording.publication > seen + 2)
                 assert recording.states() == {"running"}
             fleet.pause()
-            fleet.wait_acknowledged()
-            until("nothing runs", lambda: not fleet.running())
+            fleet.wait_drained()
             fleet.stays_still(for_s=0.5)
             fleet.resume()
             fleet.wait_more_starts_after(fleet.wait_open)

@@ -99,6 +99,7 @@ class Recording:
         self._error: Exception | None = None
         self._states: set[str] = set()
         self._times_s: list[float] = []
+        self._raw = b""
         self.publication = 0
 
     def __enter__(self) -> Self:
@@ -128,17 +129,17 @@ class Recording:
 
     def _run(self) -> None:
         try:
-            while not self._stop.wait(0.01):
+            while not self._stop.wait(0.02):
                 self._look()
         except Exception as error:
             self._error = error
 
     def _look(self) -> None:
         raw: Any = self._redis.get(snapshot_key(self._namespace))
-        publication = 0 if raw is None else unseal(raw, self._trusted, self._namespace).publication
-        assert publication >= self.publication, "a publication went back"
-        if publication > self.publication:
-            self.publication = publication
+        if raw is not None and raw != self._raw:
+            publication = unseal(raw, self._trusted, self._namespace).publication
+            assert publication > self.publication, "a publication went back"
+            self._raw, self.publication = raw, publication
             self._times_s.append(time.monotonic())
         with self._lock:
             self._states |= {word.state for word in self._fleet.words()}
