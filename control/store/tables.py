@@ -181,7 +181,7 @@ DRAINS = Table(
     Column("namespace", Text, nullable=False),
     # When the hold was first placed.
     Column("begun_at", INSTANT, nullable=False),
-    # Who ran what then, and what waited (schemas.holds.drains.fleet_at_pause); null until the fleet was looked at.
+    # Who ran what then, and what waited (schemas.holds.at_pause); null until the fleet was looked at.
     Column("at_pause", JSONB),
     # Each task that was running, and its fate (schemas.drains.Followed).
     Column("tasks", JSONB, nullable=False),
