@@ -9,6 +9,7 @@ eagerly, and in a worker without the plugin, all of this does nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, MutableSequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
@@ -55,14 +56,27 @@ class Yielded(BaseException):
     """
 
 
-_flags: MutableSequence[int] | memoryview = [0]
+Flags = MutableSequence[int] | memoryview
+
+_flags: Flags = [0]
 _station: Station | None = None
 
 
-def open_station(station: Station | None, flags: MutableSequence[int] | memoryview) -> None:
+def open_station(station: Station | None, flags: Flags) -> None:
     """Called once, in the worker's parent process before it forks. `flags` are the cell's."""
     global _station, _flags
     _station, _flags = station, flags
+
+
+@contextmanager
+def station_for_a_while(station: Station, flags: Flags) -> Iterator[None]:
+    """As `open_station`, for a test: afterwards stands what stood before."""
+    before = _station, _flags
+    open_station(station, flags)
+    try:
+        yield
+    finally:
+        open_station(*before)
 
 
 def checkpoint(cursor: Any = None) -> None:

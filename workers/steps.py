@@ -6,7 +6,6 @@ that. It is made after the pool and before the pool forks, so that children shar
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,9 +19,10 @@ from sluicegate.schemas.errors import InvalidSetting
 from sluicegate.workers.celery_inside.consumer import is_stopping
 from sluicegate.workers.celery_inside.made_by import is_made_by_command, is_test_worker
 from sluicegate.workers.celery_inside.marks import MEMBER
+from sluicegate.workers.log import logger
 from sluicegate.workers.member import Member
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 WAY_OUT = f"{settings.ENABLED.name}=false runs this worker without the gate; for tests there is sluicegate.testing"
 

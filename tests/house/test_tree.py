@@ -45,6 +45,11 @@ def test_links_lead_to_the_rooms_and_are_relative(tree: list[Path]) -> None:
     assert links == {f"src/sluicegate/{room}": f"../../{room}" for room in rooms}
 
 
+def test_beside_the_links_stand_only_the_public_modules(tree: list[Path]) -> None:
+    files = {str(path) for path in tree if path.parts[0] == "src" and not (ROOT / path).is_symlink()}
+    assert files == {f"src/sluicegate/{name}" for name in ("__init__.py", "testing.py", "py.typed")}
+
+
 def test_every_line_of_the_lock_is_an_exact_version_with_hashes() -> None:
     lines = (ROOT / "requirements.lock").read_text().splitlines()
     packages = [line for line in lines if line and not line.startswith((" ", "#"))]

@@ -39,7 +39,7 @@ SERVER_ONLY = (
 def test_the_wheel_holds_every_module_and_what_they_read(wheel: Path) -> None:
     """Templates, SQL, scripts and `py.typed` included; tests, and pages for who works on it, not."""
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    expected = {"sluicegate/__init__.py", "sluicegate/py.typed"}
+    expected = {"sluicegate/__init__.py", "sluicegate/py.typed", "sluicegate/testing.py"}
     for room in ("schemas", "workers", "control", "migrations"):
         files = (path for path in (ROOT / room).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
         expected |= {f"sluicegate/{path.relative_to(ROOT)}" for path in files if path.suffix != ".md"}

@@ -13,8 +13,8 @@ from sluicegate.workers.celery_inside.marks import ADDED, MODULE_GLOBALS, REPLAC
 WORKERS = Path(__file__).parents[2] / "workers"
 TREES = {path: ast.parse(path.read_text()) for path in sorted(WORKERS.rglob("*.py"))}
 
-# Fields of the log records, and the control command's name: neither is put on anybody's object.
-OTHER_NAMES = {"sluicegate_hint"}
+# The control command's name, and the fixtures' of `sluicegate.testing`: neither is put on anybody's object.
+OTHER_NAMES = {"sluicegate_hint", "sluicegate_app", "sluicegate_gate", "sluicegate_worker"}
 
 
 def targets(tree: ast.AST) -> Iterator[ast.expr]:

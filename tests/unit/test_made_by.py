@@ -10,6 +10,7 @@ import click
 import pytest
 from celery import Celery
 from celery.contrib.testing.worker import TestWorkController as CelerysTestWorker
+from celery.result import _set_task_join_will_block  # type: ignore[attr-defined]
 from celery.worker import WorkController
 
 import sluicegate
@@ -29,6 +30,8 @@ def make() -> Iterator[Any]:
         return cls(app=app, pool="solo", hostname="w1@made")
 
     yield made
+    # Whoever makes a worker sets this for the whole process.
+    _set_task_join_will_block(False)
     for app in apps:
         app.close()
 

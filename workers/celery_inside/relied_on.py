@@ -41,6 +41,7 @@ What is relied on, by the module that does (in brackets)     where it stands
 [waiting]
 - `Consumer.task_buckets`, `TokenBucket.contents`             celery/worker/consumer/consumer.py, kombu/utils/limits.py
 - ETA entries on the timer with the request as first argument celery/worker/strategy.py (call_at), kombu/.../timer.py
+- a timer's `schedule`: itself, or what its thread wraps; `._queue` is there  kombu/.../timer.py, celery/utils/timer2.py
 - the queue of gevent's timer holds greenlets                 celery/concurrency/gevent.py (Timer)
 [books]
 - `WorkController.process_task`, `.concurrency`, `.app.amqp.queues.consume_from`   celery/worker/worker.py, app/amqp.py
@@ -64,12 +65,15 @@ What is relied on, by the module that does (in brackets)     where it stands
 [amqp_hand_back]
 - the AMQP channel: `callbacks` by consumer tag until the broker's cancel-ok, `no_ack_consumers`, `send_method`,
   `message_to_python`, `connection.server_properties`         amqp/channel.py, kombu/transport/pyamqp.py
-- `TestWorkController`, of which every in-process worker of a test is; its tool sets `state.should_terminate`
-                                                            celery/contrib/testing/worker.py, celery/worker/state.py
-- `worker`, the click command in whose context `celery worker` and `worker_main` make a worker   celery/bin/worker.py
-- a timer's `schedule`: itself, or what its thread wraps; `._queue` is there  kombu/.../timer.py, celery/utils/timer2.py
-- `Channel.queues` in memory: one `queue.Queue` by name for the process   kombu/transport/memory.py
 - `Consumer._active_tags`, `._active_queue_no_ack` (5.7), `._receive_callback`, `.on_message`   kombu/messaging.py
+[made_by]
+- `TestWorkController`, which every in-process worker of a test is   celery/contrib/testing/worker.py
+- `worker`, the click command in whose context `celery worker` and `worker_main` make a worker   celery/bin/worker.py
+[in_trial]
+- how its test tool stops it: `state.should_terminate`, which `synloop` looks at between two `drain_events`
+                                                            celery/contrib/testing/worker.py, celery/worker/loops.py
+[memory_hand_back]
+- `Channel.queues` in memory: one `queue.Queue` by name for the process; `Message._raw`   kombu/transport/memory.py
 """
 
 from __future__ import annotations
