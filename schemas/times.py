@@ -7,16 +7,16 @@ from datetime import UTC, datetime
 from sluicegate.schemas.errors import InvalidInput
 
 
-def to_wire(moment: datetime) -> str:
+def to_wire(instant: datetime) -> str:
     """`2026-01-31T09:30:00.000000Z` for this instant, whatever its zone; raises ValueError where it has none."""
-    if moment.tzinfo is None:
+    if instant.tzinfo is None:
         raise ValueError("a time without a zone cannot go on the wire")
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return instant.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def to_wire_or_none(moment: datetime | None) -> str | None:
+def to_wire_or_none(instant: datetime | None) -> str | None:
     """As `to_wire`, for what may not have happened yet: None stays None."""
-    return None if moment is None else to_wire(moment)
+    return None if instant is None else to_wire(instant)
 
 
 def from_wire(text: object, field: str) -> datetime:
@@ -24,13 +24,13 @@ def from_wire(text: object, field: str) -> datetime:
     if not isinstance(text, str):
         raise InvalidInput(field, f"{text!r} is not an ISO-8601 time")
     try:
-        moment = datetime.fromisoformat(text)
+        instant = datetime.fromisoformat(text)
     except ValueError:
         raise InvalidInput(field, f"{text!r} is not an ISO-8601 time") from None
-    if moment.tzinfo is None:
+    if instant.tzinfo is None:
         raise InvalidInput(field, f"{text!r} has no time zone: add Z or an offset")
     try:
-        return moment.astimezone(UTC)
+        return instant.astimezone(UTC)
     except OverflowError:
         raise InvalidInput(field, f"{text!r} is out of range") from None
 

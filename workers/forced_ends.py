@@ -1,8 +1,8 @@
 """Running tasks that a deadline's step ends: which, when, and what is said of them.
 
-A hold whose deadline has come (`Hold.ends_tasks`) first lets its tasks come to a checkpoint, for `ENDING_GRACE_S` from
-when this worker heard of it: clocks of two hosts are not compared. Then those that still run are ended by the pool, and
-those that must go back are owed to the way back once their run is over, never before: another worker may start them.
+A hold whose deadline has come (`Hold.ends_tasks`) first lets its tasks come to a checkpoint, for `FORCED_END_GRACE_S`
+from when this worker heard of it: clocks of two hosts are not compared. Then those that still run are ended by the pool,
+and those that must go back are owed to the way back once their run is over, never before: another worker may start them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from sluicegate.schemas.beats import Force, ForcedTask
-from sluicegate.schemas.holds.hold import ENDING_GRACE_S, Hold, Then
+from sluicegate.schemas.holds.hold import FORCED_END_GRACE_S, Hold, Then
 from sluicegate.schemas.scopes import Subject
 from sluicegate.workers.log import about, logger
 from sluicegate.workers.ports import Books, PoolSide
@@ -28,14 +28,14 @@ LOOK_EVERY_S = 0.05
 
 
 @dataclass(slots=True)
-class _Ending:
+class _ForcedEnd:
     request: Any
     then: Then
     since: float
     is_hard: bool = False
 
 
-class Endings:
+class ForcedEnds:
     """All methods run on the consumer's own thread, but for `under_way` and `told`."""
 
     def __init__(self, pool: PoolSide, books: Books, subject_of: Callable[[Any], Subject]) -> None:
@@ -43,7 +43,7 @@ class Endings:
         self._books = books
         self._subject_of = subject_of
         self._heard_at: dict[UUID, float] = {}
-        self._under_way: dict[str, _Ending] = {}
+        self._under_way: dict[str, _ForcedEnd] = {}
         self._left: set[str] = set()
         self._told: dict[str, ForcedTask] = {}
 
@@ -56,7 +56,7 @@ class Endings:
         self._heard_at = {hold.id: self._heard_at.get(hold.id, now) for hold in holds}
         running = {request.id: request for request in running}
         returning = self._over(running)
-        due = [hold for hold in holds if now - self._heard_at[hold.id] >= ENDING_GRACE_S]
+        due = [hold for hold in holds if now - self._heard_at[hold.id] >= FORCED_END_GRACE_S]
         for request in running.values():
             for hold, then in self._step_for(request, due):
                 self._end(request, hold, then, now)
@@ -75,11 +75,11 @@ class Endings:
         return steps[:1]
 
     def _end(self, request: Any, hold: Hold, then: Then, now: float) -> None:
-        ending = self._under_way.get(request.id)
-        if ending is not None:
-            if not ending.is_hard and now - ending.since >= HARDER_AFTER_S:
-                ending.is_hard = True
-                self._pool.end(request, ending.then, is_hard=True)
+        forced_end = self._under_way.get(request.id)
+        if forced_end is not None:
+            if not forced_end.is_hard and now - forced_end.since >= HARDER_AFTER_S:
+                forced_end.is_hard = True
+                self._pool.end(request, forced_end.then, is_hard=True)
             return
         if request.id in self._left:
             return
@@ -87,7 +87,7 @@ class Endings:
         if then is Then.REQUEUE and request.acknowledged:
             self._leave(request, "its message was acknowledged early: to end it would lose it", more)
         elif self._pool.end(request, then, is_hard=False):
-            self._under_way[request.id] = _Ending(request, then, now)
+            self._under_way[request.id] = _ForcedEnd(request, then, now)
             log.warning("sluicegate: its deadline has passed: %s %s", then, _name(request), extra=more)
         else:
             self._leave(request, f"{self._pool.name} cannot {then} a running task", more)
@@ -98,16 +98,16 @@ class Endings:
 
     def _over(self, running: dict[str, Any]) -> list[Any]:
         returning = []
-        for task_id, ending in list(self._under_way.items()):
-            if task_id in running or not self._pool.has_ended(ending.request):
+        for task_id, forced_end in list(self._under_way.items()):
+            if task_id in running or not self._pool.has_ended(forced_end.request):
                 continue
             del self._under_way[task_id]
-            if ending.then is Then.TERMINATE:
-                self._tell(ending.request, Force.TERMINATED)
+            if forced_end.then is Then.TERMINATE:
+                self._tell(forced_end.request, Force.TERMINATED)
             # Where it came to its own end a moment before, Celery has acknowledged it.
-            elif not ending.request.acknowledged:
-                self._tell(ending.request, Force.REQUEUED)
-                returning.append(ending.request)
+            elif not forced_end.request.acknowledged:
+                self._tell(forced_end.request, Force.REQUEUED)
+                returning.append(forced_end.request)
         return returning
 
     def _tell(self, request: Any, how: Force) -> None:
@@ -116,7 +116,7 @@ class Endings:
 
     def under_way(self) -> list[Any]:
         """The requests that are being ended; from any thread."""
-        return [ending.request for ending in list(self._under_way.values())]
+        return [forced_end.request for forced_end in list(self._under_way.values())]
 
     def told(self) -> tuple[ForcedTask, ...]:
         """What was ended; from any thread."""

@@ -35,7 +35,7 @@ class Standing:
     """What is in force at the gate. `local_reason`: why the worker holds itself, None where it does not.
 
     `mode` is what holds the whole worker, by the holds `here`; `scoped` are the holds that only some of its tasks fall
-    under; `ending` those of either kind whose deadline's step ends what still runs under them.
+    under; `ends_tasks` those of either kind whose deadline's step ends what still runs under them.
     """
 
     edition: Edition
@@ -43,7 +43,7 @@ class Standing:
     local_reason: str | None
     here: tuple[Hold, ...] = ()
     scoped: tuple[Hold, ...] = ()
-    ending: tuple[Hold, ...] = ()
+    ends_tasks: tuple[Hold, ...] = ()
 
     @property
     def is_open(self) -> bool:
@@ -158,7 +158,7 @@ class Gate(Generic[R]):
             local_reason=self._local_reason,
             here=tuple(here),
             scoped=scoped,
-            ending=tuple(hold for hold in (*here, *scoped) if hold.ends_tasks),
+            ends_tasks=tuple(hold for hold in (*here, *scoped) if hold.ends_tasks),
         )
 
     def _note_turns(self, snapshot: Snapshot) -> dict[Hold, float]:

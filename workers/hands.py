@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sluicegate.workers.forced_ends import Endings
+from sluicegate.workers.forced_ends import ForcedEnds
 from sluicegate.workers.gate import Gate, Standing
 from sluicegate.workers.hand_back import HandBack
 from sluicegate.workers.intake import Intake
@@ -40,7 +40,7 @@ class Hands:
         self._books = sides.books
         self._intake = Intake(gate, consumer=sides.consumer, way_back=sides.way_back, books=sides.books)
         self.hand_back = HandBack(gate, way_back=sides.way_back, books=sides.books, wake=sides.loop.wake)
-        self.endings = Endings(sides.pool, sides.books, gate.subject_of)
+        self.forced_ends = ForcedEnds(sides.pool, sides.books, gate.subject_of)
         self._upkeep = Upkeep(pool=sides.pool, way_back=sides.way_back, books=sides.books)
         self._next_look = NextLook(sides.loop, self.tend)
         self._last_failure = ""
@@ -136,7 +136,7 @@ class Hands:
 
     def _end_overdue(self, standing: Standing) -> None:
         """What a deadline ends is handed back when its run is over."""
-        over, look_in_s = self.endings.tend(standing.ending, self._books.running())
+        over, look_in_s = self.forced_ends.tend(standing.ends_tasks, self._books.running())
         self.hand_back.owe_ended(over)
         if look_in_s is not None:
             self._next_look.within(look_in_s)
@@ -168,4 +168,4 @@ class Hands:
     def _forget_what_was_told(self) -> None:
         """Nothing is held any more. Here, and not where it is asked for: a question must not lose an answer."""
         self.hand_back.yields.forget_if_free(lambda: self._gate.standing)
-        self.endings.forget()
+        self.forced_ends.forget()

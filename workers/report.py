@@ -65,7 +65,7 @@ class Report:
             labels=dict(self._identity.labels),
             enforces=self.enforces(),
             yielded=self._hands.hand_back.yields.told(),
-            forced=self._hands.endings.told(),
+            forced=self._hands.forced_ends.told(),
         )
 
     def running(self) -> tuple[RunningTask, ...]:
@@ -76,7 +76,7 @@ class Report:
         ]
         # On their way back, and not there yet: a fleet is not drained before they are.
         known = {task.id for task in running}
-        leaving = (*self._hands.hand_back.yielding(), *self._hands.endings.under_way())
+        leaving = (*self._hands.hand_back.yielding(), *self._hands.forced_ends.under_way())
         gone = [self._books.running_task(request, is_waiting=False) for request in leaving if request.id not in known]
         return (*self._pool.forgotten(), *running, *gone)
 

@@ -168,8 +168,8 @@ def raise_publications(connection: Connection, publication: int) -> None:
 
 def clock(connection: Connection) -> datetime:
     """The database's time now: one clock for all replicas."""
-    moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
-    return moment
+    now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+    return now
 
 
 def _advance(connection: Connection, truth: Truth, edition: Edition, now: datetime) -> None:

@@ -117,7 +117,9 @@ class Bus:
             known = [(name.decode(errors="replace"), score) for name, score in scores]
             keys = [names.beat_key(self._namespace, nodename) for nodename, _ in known]
             beats: list[bytes | None] = self._client.mget(keys) if keys else []
-        heard = [Heard(nodename, _moment(score, now), raw) for (nodename, score), raw in zip(known, beats, strict=True)]
+        heard = [
+            Heard(nodename, _heard_at(score, now), raw) for (nodename, score), raw in zip(known, beats, strict=True)
+        ]
         return datetime.fromtimestamp(now, UTC), heard
 
     @contextmanager
@@ -134,6 +136,6 @@ class Bus:
         self._client.close()
 
 
-def _moment(score: float, now: float) -> datetime:
+def _heard_at(score: float, now: float) -> datetime:
     """A score from the future, or none at all, is somebody's lie: it may not keep a worker alive for ever."""
     return datetime.fromtimestamp(score if math.isfinite(score) and 0 <= score <= now else 0, UTC)

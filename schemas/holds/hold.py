@@ -33,9 +33,9 @@ class Then(StrEnum):
 
     QUIESCE = "quiesce"
     REQUEUE = "requeue"
-    """Those that still run `ENDING_GRACE_S` later, and are not acknowledged yet, are ended and handed back."""
+    """Those that still run `FORCED_END_GRACE_S` later, and are not acknowledged yet, are ended and handed back."""
     TERMINATE = "terminate"
-    """Those that still run `ENDING_GRACE_S` later are ended for good, as revoked."""
+    """Those that still run `FORCED_END_GRACE_S` later are ended for good, as revoked."""
 
 
 STEPS = f"{', '.join(list(Then)[:-1])} or {list(Then)[-1]}"
@@ -43,7 +43,7 @@ ENDS = frozenset({Then.REQUEUE, Then.TERMINATE})
 """The steps that end tasks, not only ask them to stop."""
 CAN_END = {"prefork": ENDS, "gevent": frozenset({Then.TERMINATE})}
 """Which of them a worker can do, by its pool: a thread cannot be ended."""
-ENDING_GRACE_S = 5.0
+FORCED_END_GRACE_S = 5.0
 """How long a worker lets its tasks come to a checkpoint before it ends them."""
 
 

@@ -70,8 +70,8 @@ def audit(
         return
 
     wanted = {
-        "since": _moment(since, "since"),
-        "until": _moment(until, "until"),
+        "since": _instant(since, "since"),
+        "until": _instant(until, "until"),
         "actor": actor,
         "action": action,
         "cause": cause,
@@ -167,7 +167,7 @@ def _text_of(file: Path) -> str:
         raise InvalidInput("head", f"{file} cannot be read: {why}") from None
 
 
-def _moment(text: str | None, field: str) -> str | None:
+def _instant(text: str | None, field: str) -> str | None:
     if text is None:
         return None
     try:

@@ -10,10 +10,10 @@ from uuid import UUID
 import pytest
 
 from sluicegate.schemas.beats import RunningTask
-from sluicegate.schemas.holds.hold import ENDING_GRACE_S, Hold, Then
+from sluicegate.schemas.holds.hold import FORCED_END_GRACE_S, Hold, Then
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import Scope, Subject
-from sluicegate.workers.forced_ends import HARDER_AFTER_S, Endings
+from sluicegate.workers.forced_ends import HARDER_AFTER_S, ForcedEnds
 from tests.unit.strategies import NOW
 
 
@@ -62,7 +62,7 @@ class World:
         self.pool = Pool(**pool)
         side: Any = self.pool
         books: Any = Books()
-        self.endings = Endings(side, books, lambda request: Subject(queue=request.queue))
+        self.endings = ForcedEnds(side, books, lambda request: Subject(queue=request.queue))
 
     def look(self, holds: list[Hold], *running: Any, after_s: float = 0.0) -> list[str]:
         self.now += after_s
@@ -74,7 +74,7 @@ def test_tasks_have_time_to_come_to_a_checkpoint(monkeypatch: pytest.MonkeyPatch
     """Counted from when this worker heard of it, also where other orders come meanwhile."""
     world, task, step = World(monkeypatch), request("t"), hold(Then.REQUEUE)
     world.look([step], task)
-    world.look([step, hold(Then.TERMINATE, number=2)], task, after_s=ENDING_GRACE_S - 0.01)
+    world.look([step, hold(Then.TERMINATE, number=2)], task, after_s=FORCED_END_GRACE_S - 0.01)
     assert not world.pool.asked
     world.look([step], task, after_s=0.02)
     assert world.pool.asked == [("t", Then.REQUEUE, False)]
@@ -83,7 +83,7 @@ def test_tasks_have_time_to_come_to_a_checkpoint(monkeypatch: pytest.MonkeyPatch
 
 def test_it_goes_back_only_when_its_run_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     world, task, step = World(monkeypatch), request("t"), hold(Then.REQUEUE)
-    for after_s in (0, ENDING_GRACE_S):
+    for after_s in (0, FORCED_END_GRACE_S):
         assert world.look([step], task, after_s=after_s) == []
     assert world.look([step], after_s=0.05) == [], "Celery let go of it, its process is still there"
     world.pool.gone.add("t")
@@ -94,7 +94,7 @@ def test_it_goes_back_only_when_its_run_is_over(monkeypatch: pytest.MonkeyPatch)
 
 def test_one_that_came_to_its_own_end_is_not_handed_back(monkeypatch: pytest.MonkeyPatch) -> None:
     world, task, step = World(monkeypatch), request("t"), hold(Then.REQUEUE)
-    for after_s in (0, ENDING_GRACE_S):
+    for after_s in (0, FORCED_END_GRACE_S):
         world.look([step], task, after_s=after_s)
     task.acknowledged = True
     world.pool.gone.add("t")
@@ -104,7 +104,7 @@ def test_one_that_came_to_its_own_end_is_not_handed_back(monkeypatch: pytest.Mon
 
 def test_one_that_does_not_end_is_asked_harder_once(monkeypatch: pytest.MonkeyPatch) -> None:
     world, task, step = World(monkeypatch), request("t"), hold(Then.TERMINATE)
-    for after_s in (0, ENDING_GRACE_S, HARDER_AFTER_S, HARDER_AFTER_S):
+    for after_s in (0, FORCED_END_GRACE_S, HARDER_AFTER_S, HARDER_AFTER_S):
         world.look([step], task, after_s=after_s)
     assert world.pool.asked == [("t", Then.TERMINATE, False), ("t", Then.TERMINATE, True)]
 
@@ -113,7 +113,7 @@ def test_a_release_ends_no_further_task_and_what_was_asked_to_end_still_goes_bac
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world, task, step = World(monkeypatch), request("t"), hold(Then.REQUEUE)
-    for after_s in (0, ENDING_GRACE_S):
+    for after_s in (0, FORCED_END_GRACE_S):
         world.look([step], task, after_s=after_s)
     world.look([], task, request("new"), after_s=HARDER_AFTER_S - 1)
     world.pool.gone.add("t")
@@ -127,7 +127,7 @@ def test_what_was_acknowledged_is_not_requeued_and_what_a_pool_cannot_end_is_lef
     """To end it would lose it. Each is told once."""
     world = World(monkeypatch, name="threads", can=frozenset())
     early, late = request("early", acknowledged=True), request("late")
-    for after_s in (0, ENDING_GRACE_S, 1, 1):
+    for after_s in (0, FORCED_END_GRACE_S, 1, 1):
         world.look([hold(Then.REQUEUE)], early, late, after_s=after_s)
     assert world.pool.asked == [("late", Then.REQUEUE, False)]
     said = [record.getMessage() for record in caplog.records]
@@ -141,6 +141,6 @@ def test_a_step_ends_what_its_scope_covers_and_the_stronger_step_wins(monkeypatc
     world = World(monkeypatch)
     holds = [hold(Then.REQUEUE, "queue:a"), hold(Then.TERMINATE, "queue:b", 2), hold(Then.REQUEUE, "queue:b", 3)]
     running = [request("a", queue="a"), request("b", queue="b"), request("c", queue="c")]
-    for after_s in (0, ENDING_GRACE_S):
+    for after_s in (0, FORCED_END_GRACE_S):
         world.look(holds, *running, after_s=after_s)
     assert world.pool.asked == [("a", Then.REQUEUE, False), ("b", Then.TERMINATE, False)]
