@@ -1,8 +1,9 @@
 """Running tasks that a deadline's step ends: which, when, and what is said of them.
 
 A hold whose deadline has come (`Hold.ends_tasks`) first lets its tasks come to a checkpoint, for `FORCED_END_GRACE_S`
-from when this worker heard of it: clocks of two hosts are not compared. Then those that still run are ended by the pool,
-and those that must go back are owed to the way back once their run is over, never before: another worker may start them.
+from when this worker heard of it: clocks of two hosts are not compared. Then those that still run are ended by the
+pool, and those that must go back are owed to the way back once their run is over, never before: another worker may
+start them.
 """
 
 from __future__ import annotations
