@@ -25,8 +25,11 @@ os.environ.setdefault("PYTHONPYCACHEPREFIX", str(VENV / ".pycache"))
 sys.dont_write_bytecode = False
 sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"]
 
-# `make test` takes it. Without, each property is tried on as many examples as Hypothesis itself holds for enough.
-hypothesis.settings.register_profile("quick", max_examples=20)
+# How fast examples are drawn and tried says more about what else the machine does than about the property.
+hypothesis.settings.register_profile("full", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+# `make test` takes it: 20 examples of each property. "full" has as many as Hypothesis itself holds for enough.
+hypothesis.settings.register_profile("quick", parent=hypothesis.settings.get_profile("full"), max_examples=20)
+hypothesis.settings.load_profile("full")
 
 
 def pytest_xdist_auto_num_workers() -> int:

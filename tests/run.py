@@ -105,6 +105,8 @@ def main(arguments: Sequence[str]) -> int:
                 f"{part.name}: {time.monotonic() - began:.0f} s in {part.processes} processes, exit code {code}"
             )
             bad += failures(report)
+            # pytest that was signalled again while it cleared away ends by the signal.
+            code = INTERRUPTED if code < 0 else code
             codes.append(code)
             if code == INTERRUPTED:
                 break
