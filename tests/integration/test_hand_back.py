@@ -66,6 +66,8 @@ class Timer:
 
     def __init__(self) -> None:
         self._queue: list[Any] = []
+        # As kombu's timer: what is scheduled stands in itself.
+        self.schedule = self
         self.due: deque[Any] = deque()
 
     def call_later(self, delay_s: float, callback: Any) -> TimerEntry:
