@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from time import monotonic
 
 from sluicegate.control.access.admission import Access
 from sluicegate.control.audit.feed import Feed
@@ -23,7 +24,7 @@ from sluicegate.control.process.leader import Leader
 from sluicegate.control.process.loops import Loop
 from sluicegate.control.publishing import signing_key
 from sluicegate.control.publishing.publisher import Publisher
-from sluicegate.control.store import migrate
+from sluicegate.control.store import migrate, replicas
 from sluicegate.control.store.database import Database
 from sluicegate.schemas import settings
 from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
@@ -34,6 +35,7 @@ EXPIRE_EVERY_S = 0.5
 DRAIN_EVERY_S = 0.5
 FOLD_EVERY_S = 2.0
 CLEAN_EVERY_S = 600.0
+CLEAN_LOOK_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +96,13 @@ def compose(environ: Mapping[str, str]) -> Composition:
     depths = Broker(broker.url, broker.master_name, broker.key_prefix)
     fleet = Fleet(database=database, bus=bus, broker=depths, namespace=namespace, lease=lease)
     draining = Draining(database=database, fleet=fleet, namespace=namespace)
-    leader = Leader(database=database, namespace=namespace, code_revision=migrate.head())
+    leader = Leader(
+        database=database,
+        namespace=namespace,
+        code_revision=migrate.head(),
+        # Drains cannot be followed, nor heartbeats folded, by a replica that does not hear Redis.
+        is_fit=lambda: not publisher.is_cut_off,
+    )
     # The same parts once more for what the leader alone does: what these write counts only within its term.
     fenced = leader.fenced
     once = Once(
@@ -167,12 +175,24 @@ def _loops(publisher: Publisher, leader: Leader, once: Once, interval_s: float) 
         Loop("escalate", led(once.clock.escalate_due), interval_s=EXPIRE_EVERY_S),
         Loop("drain", led(once.draining.follow), interval_s=DRAIN_EVERY_S),
         Loop("fold", led(once.fleet.fold), interval_s=FOLD_EVERY_S),
-        Loop("clean", led(lambda: _clean(once.database, once.fleet)), interval_s=CLEAN_EVERY_S),
+        Loop("clean", led(_Cleaning(once.database, once.fleet)), interval_s=CLEAN_LOOK_EVERY_S),
     )
 
 
-def _clean(database: Database, fleet: Fleet) -> None:
-    """Lets go of what nobody will ask for again."""
-    with database.transaction() as connection:
-        idempotency.purge(connection, namespaces.clock(connection))
-    fleet.purge()
+class _Cleaning:
+    """Lets go of what nobody will ask for again: at the first turn as a leader, and then now and then."""
+
+    def __init__(self, database: Database, fleet: Fleet) -> None:
+        self._database = database
+        self._fleet = fleet
+        self._due_at = 0.0
+
+    def __call__(self) -> None:
+        if monotonic() < self._due_at:
+            return
+        with self._database.transaction() as connection:
+            now = namespaces.clock(connection)
+            idempotency.purge(connection, now)
+            replicas.purge(connection, now)
+        self._fleet.purge()
+        self._due_at = monotonic() + CLEAN_EVERY_S

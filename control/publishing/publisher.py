@@ -60,6 +60,11 @@ class Publisher:
         self._outage = Outage("publishing")
         self.alarms: Counter[str] = Counter()
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Did the last publication fail?"""
+        return self._outage.is_on
+
     def look(self) -> Snapshot | None:
         """What is there of ours, before a change: who then reads the truth tells by `is_restored`, and calls `meet`.
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, Select, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from sluicegate.control.store.tables import LEADERS
@@ -28,12 +29,22 @@ class Term:
     leased_until: datetime
 
 
-def lock(connection: Connection, namespace: str) -> Term:
-    """The present term; whoever else wants to see or change it waits until the transaction ends."""
+def read(connection: Connection, namespace: str) -> Term:
+    """The present term, for who waits for nobody: it may have changed by the time that it is looked at."""
+    row = connection.execute(_present(namespace)).first()
+    if row is None:
+        return Term(number=0, replica=None, leased_until=_NEVER)
+    return Term(number=row.term, replica=row.replica, leased_until=row.leased_until)
+
+
+def _present(namespace: str) -> Select[tuple[Any, ...]]:
     column = LEADERS.c
-    statement = (
-        select(column.term, column.replica, column.leased_until).where(column.namespace == namespace).with_for_update()
-    )
+    return select(column.term, column.replica, column.leased_until).where(column.namespace == namespace)
+
+
+def lock(connection: Connection, namespace: str) -> Term:
+    """The present term; whoever else wants to lock or change it waits until the transaction ends."""
+    statement = _present(namespace).with_for_update()
     row = connection.execute(statement).first()
     if row is None:
         first = {"namespace": namespace, "term": 0, "replica": None, "leased_until": _NEVER}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from sluicegate.control.process.leader import LEASE, LOOK_EVERY_S
+from sluicegate.control.process.leader import LEASE, LOOK_EVERY_S, Leader
 from sluicegate.control.process.plane import ControlPlane
 from sluicegate.control.store.terms import Deposed
 from tests.integration.serving import serving
@@ -56,6 +56,53 @@ def test_only_the_leader_turns_and_a_look_renews_its_lease(world: World) -> None
     assert turns == ["one"]
     assert (after["term"], after["replica"]) == (before["term"], before["replica"])
     assert after["leased_until"] > before["leased_until"]
+
+
+def test_a_leader_that_is_cut_off_from_redis_makes_room_for_one_that_is_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could follow no drain. Where nobody else comes, it leads again: holds expire all the same."""
+    monkeypatch.setattr("sluicegate.control.process.leader.PATIENCE_S", 0.001)
+    fit = {"one": True, "two": True}
+    one, two = (
+        Leader(
+            database=world.replica().database,
+            namespace=world.namespace,
+            code_revision="0007",
+            is_fit=partial(fit.__getitem__, name),
+        )
+        for name in ("one", "two")
+    )
+    terms: list[int | None] = []
+    one.look()
+    fit["one"] = False
+    one.look()
+    one.look()
+    terms.append(one.term)
+    assert row(world)["replica"] is None
+    two.look()
+    terms.append(two.term)
+    fit["two"] = False
+    two.look()
+    world.sql(
+        "update leaders set leased_until = clock_timestamp() - interval '3 seconds' where namespace = :n",
+        n=world.namespace,
+    )
+    one.look()
+    terms.append(one.term)
+    assert terms == [None, 2, 3]
+
+
+def test_one_that_only_watches_waits_for_no_lock_of_the_leaders(world: World) -> None:
+    """And takes none: frozen in the middle of its look it would stop whoever leads."""
+    one, two = world.replica(), world.replica()
+    one.leader.look()
+    with one.database.transaction() as connection:
+        connection.execute(text("select * from leaders where namespace = :n for update"), {"n": world.namespace})
+        began = time.monotonic()
+        two.leader.look()
+        assert time.monotonic() - began < 2
+    assert leaders([one, two]) == [one]
 
 
 def test_what_a_deposed_leader_writes_is_not_stored(world: World) -> None:
@@ -111,6 +158,7 @@ def test_an_election_waits_for_a_commit_that_was_let_through(world: World) -> No
     """Between the check and the commit nobody else can be elected: the lock on the term's row is held."""
     one, two = world.replica(), world.replica()
     one.leader.look()
+    run_out(world)
     with ThreadPoolExecutor(1) as pool:
         with one.database.transaction() as connection:
             term = one.leader.term
@@ -123,7 +171,7 @@ def test_an_election_waits_for_a_commit_that_was_let_through(world: World) -> No
             eventually(lambda: world.sql(waiting))
             assert not looking.done()
         looking.result(timeout=10)
-    assert leaders([one, two]) == [one]
+    assert two.leader.term == 2
 
 
 def test_a_leader_that_stops_is_replaced_at_the_next_look(world: World) -> None:

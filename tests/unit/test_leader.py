@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluicegate.control.process.leader import LEASE, LOOK_EVERY_S, decide
+from sluicegate.control.process.leader import GRACE, LEASE, LOOK_EVERY_S, decide
 from sluicegate.control.store.terms import Term
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -46,6 +46,29 @@ def term(number: int, replica: UUID | None, *, left: timedelta) -> Term:
 )
 def test_what_a_replica_makes_of_the_present_term(present: Term, mine: Term | None) -> None:
     assert decide(present, ONE, NOW) == mine
+
+
+@pytest.mark.parametrize(
+    ("present", "mine"),
+    [
+        (term(4, ONE, left=SECOND), term(4, None, left=timedelta())),
+        (term(4, TWO, left=SECOND), None),
+        (term(4, None, left=timedelta()), None),
+        (term(4, TWO, left=-SECOND), None),
+        (term(4, None, left=-GRACE), term(5, ONE, left=LEASE)),
+        (term(4, TWO, left=LEASE + SECOND), term(5, ONE, left=LEASE)),
+    ],
+    ids=[
+        "its own is given up",
+        "another leads",
+        "given up just now: others come first",
+        "another's ran out: others come first",
+        "nobody came",
+        "given by a clock that was set back since",
+    ],
+)
+def test_who_is_not_fit_makes_room_and_leads_only_where_nobody_else_does(present: Term, mine: Term | None) -> None:
+    assert decide(present, ONE, NOW, is_fit=False) == mine
 
 
 def test_a_leader_that_died_is_replaced_within_five_seconds() -> None:
