@@ -213,4 +213,4 @@ def test_s2_s3_s5_s6_s7_l2_postgres_killed_under_two_racing_operators(stack: Sta
     assert {s.edition for s in evidence.sightings if s.edition[1] > before} <= ordered
     # A pause that the other took back within milliseconds need not be acknowledged by anybody; and the watch, which
     # looks every 10 ms, may miss the word "running" between two pauses: what started then would look late.
-    assert verdict.broken.keys() <= {"pauses not acknowledged", "starts after acknowledgement"}
+    assert verdict.broken.keys() <= {"pauses not acknowledged", "starts after acknowledgement"}, verdict.broken
