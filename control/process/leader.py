@@ -110,13 +110,11 @@ class Leader:
             self._fit_at = asked_at
         is_fit = asked_at - self._fit_at < PATIENCE_S
         with self._database.transaction() as connection:
-            now = clock(connection)
-            replicas.announce(connection, self.replica, now)
-        with self._database.transaction() as connection:
             # Without the lock: one that only watches must not stand in the way, however long it is frozen here.
             mine = decide(terms.read(connection, self._namespace), self.replica.id, clock(connection), is_fit=is_fit)
             if mine is not None:
                 mine = self._take_or_give_up(connection, is_fit=is_fit)
+            replicas.announce(connection, self.replica, clock(connection))
         self._note(mine if mine is not None and mine.replica is not None else None, asked_at)
 
     def _take_or_give_up(self, connection: Connection, *, is_fit: bool) -> Term | None:
