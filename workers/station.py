@@ -27,7 +27,8 @@ class Station:
 
     `current_task` tells the task that runs where it is asked; None where none does that the worker started.
     `note_waiting` and `rest` are the pool's: who waits where, and what a waiting task does between two looks.
-    `queue_of` tells the queue that a task came from, by its `task.request`.
+    `queue_of` tells the queue that a task came from, by its `task.request`. `on_cursor` is called where a task of this
+    process has a cursor: somebody must say when it ends.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Station:
         self.current_task = current_task
         self.note_waiting = note_waiting
         self.rest = rest
+        self.on_cursor: Callable[[], None] = lambda: None
 
     def is_quiesced(self, task: Any) -> bool:
         """By the mode of the whole worker, or by a hold that this task falls under."""
@@ -73,6 +75,7 @@ class Station:
                 log.error("sluicegate: the cursor of %s cannot be stored (%s): it waits in place", task_id, error)
             return False
         self._is_away = False
+        self.on_cursor()
         return True
 
     def load_cursor(self, task_id: str, *, is_redelivered: bool) -> Any:
@@ -80,11 +83,15 @@ class Station:
         ends_at = time.monotonic() + PATIENCE_S
         while True:
             try:
-                return self._cursors.load(task_id, is_redelivered=is_redelivered)
+                cursor = self._cursors.load(task_id, is_redelivered=is_redelivered)
             except (RedisError, OSError) as error:
                 if time.monotonic() > ends_at:
                     raise Unavailable(f"the cursor of {task_id} cannot be read: {error}") from error
                 self.rest(0.5)
+            else:
+                if cursor is not None:
+                    self.on_cursor()
+                return cursor
 
     def drop_cursor(self, task_id: str) -> None:
         """The task has ended and needs no cursor. Never raises: where Redis is away, the cursor expires by itself."""

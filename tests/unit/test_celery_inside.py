@@ -142,6 +142,8 @@ def test_the_installed_version_is_one_that_was_read(package):
         (Task.before_start, "None: The return value of this handler is ignored."),
         (trace.build_tracer, "if task_has_custom(task, 'before_start'): task_before_start = task.before_start"),
         (trace.fast_trace_task, "tasks[task].__trace__("),
+        (trace.build_tracer, "postrun_receivers = signals.task_postrun.receivers"),
+        (trace.build_tracer, "if postrun_receivers: send_postrun("),
         # Redis: the message is in the unacked hash and its tag in the index; the callback is found by queue name.
         (redis.QoS.append, "hset(self.unacked_key, delivery_tag"),
         (redis.QoS.append, "zadd(self.unacked_index_key"),

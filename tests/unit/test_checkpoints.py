@@ -7,16 +7,21 @@ from typing import Any
 
 import fakeredis
 import pytest
-from celery import Celery
+from celery import Celery, signals
+from celery.app.trace import build_tracer
+from celery.exceptions import Reject, Retry
 
 from sluicegate import checkpoint, resumable, resume_cursor
 from sluicegate.schemas.errors import InvalidInput, InvalidSetting
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.snapshots import Edition
 from sluicegate.workers.celery_inside.requests import current_task
+from sluicegate.workers.celery_inside.yields import prepare_tasks
 from sluicegate.workers.cell import STOPPING, Cell, pack
 from sluicegate.workers.checkpoints import Yielded, open_station, way_of
 from sluicegate.workers.cursors import Cursors
+from sluicegate.workers.scoped_table import Table
+from sluicegate.workers.station import Station
 
 
 class Post:
@@ -255,3 +260,61 @@ def test_a_waiting_task_leaves_a_worker_that_stops_where_a_later_run_can_go_on(a
         run_in_worker(app, work, post)
     assert post.rests == (3 if ends else 0)
     assert post.said[-1] == ("t1", False)
+
+
+@pytest.fixture
+def own_receivers() -> Iterator[None]:
+    """What a test has Celery tell is told no more when it is over."""
+    before = list(signals.task_postrun.receivers)
+    yield
+    signals.task_postrun.receivers[:] = before
+
+
+def run_by_tracer(app: Celery, task: Any, cursors: Cursors) -> None:
+    """Run `task` as the pool does, in a worker that is quiesced until the task has waited once."""
+    cell = Cell()
+    cell.store(pack(Mode.QUIESCE, Edition(1, 2)))
+    station = Station(
+        cell, Table(cell), cursors,
+        current_task=current_task,
+        note_waiting=lambda *_: None,
+        rest=lambda _: cell.store(pack(Mode.RUN, Edition(1, 3))),
+        queue_of=lambda _: None,
+    )  # fmt: skip
+    prepare_tasks(app, station, lambda _: None)
+    open_station(station, cell.flags)
+    request = {"id": "t1", "called_directly": False, "is_eager": False, "delivery_info": {}}
+    build_tracer(task.name, app.tasks[task.name], app=app)("t1", (), {}, request)
+
+
+@pytest.mark.parametrize("way", [None, "wait"])
+@pytest.mark.parametrize(
+    ("end", "is_kept"), [(None, False), (ValueError("bad"), False), (Retry("later", when=1), True), (Reject(), True)]
+)
+def test_a_cursor_goes_with_its_task_whether_or_not_it_declares_a_way(
+    app: Celery, cursors: Cursors, own_receivers: None, way: str | None, end: Exception | None, is_kept: bool
+) -> None:
+    """A new task of the same id begins anew; one that comes again goes on."""
+
+    @app.task(shared=False, **({} if way is None else {"on_quiesce": way}))
+    def work() -> None:
+        checkpoint(7)
+        if end is not None:
+            raise end
+
+    run_by_tracer(app, work, cursors)
+    assert cursors.load("t1") == (7 if is_kept else None)
+    assert cursors.load("t1", is_redelivered=True) == 7
+
+
+def test_celery_is_not_asked_for_the_ends_of_tasks_that_have_no_cursor(
+    app: Celery, cursors: Cursors, own_receivers: None
+) -> None:
+    before = len(signals.task_postrun.receivers)
+
+    @app.task(shared=False)
+    def work() -> None:
+        checkpoint()
+
+    run_by_tracer(app, work, cursors)
+    assert len(signals.task_postrun.receivers) == before

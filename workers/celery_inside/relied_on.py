@@ -35,6 +35,7 @@ What is relied on, by the module that does (in brackets)     where it stands
 - `Task.Request`, the class or name that `create_request_cls` derives from; `Request.on_failure` is told how a run
   ended, and lets one that raised Ignore be acknowledged   celery/worker/strategy.py, celery/worker/request.py
 - `Task.run` is looked up when a tracer is built           celery/app/trace.py
+- `task_postrun.receivers` is one list, which a tracer looks at when a run ends   celery/app/trace.py, utils/dispatch
 [requests]
 - `state.requests`, `.reserved_requests`, `.active_requests`, `.scheduled_requests` (5.7)   celery/worker/state.py
 - a task's `request` has what its message's headers had, and `delivery_info`   celery/app/task.py (Context)
