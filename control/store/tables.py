@@ -97,7 +97,7 @@ HOLDS = Table(
     Column("then", Text),
     # When the deadline came with work left, and `then` began.
     Column("escalated_at", INSTANT),
-    # Resumed by and by (schemas.ramps); SQL's null where it is not.
+    # Resumed by and by (schemas.holds.ramps); SQL's null where it is not.
     Column("ramp", JSONB(none_as_null=True)),
     Column("released_at", INSTANT),
     Column("released_by", Text),
@@ -183,7 +183,7 @@ DRAINS = Table(
     Column("begun_at", INSTANT, nullable=False),
     # Who ran what then, and what waited (schemas.holds.at_pause); null until the fleet was looked at.
     Column("at_pause", JSONB),
-    # Each task that was running, and its fate (schemas.drains.Followed).
+    # Each task that was running, and its fate (schemas.holds.drains.Followed).
     Column("tasks", JSONB, nullable=False),
     Column("ended_at", INSTANT),
     Column("ending", Text),
