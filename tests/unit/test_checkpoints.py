@@ -295,8 +295,9 @@ def test_a_cursor_goes_with_its_task_whether_or_not_it_declares_a_way(
     app: Celery, cursors: Cursors, own_receivers: None, way: str | None, end: Exception | None, is_kept: bool
 ) -> None:
     """A new task of the same id begins anew; one that comes again goes on."""
+    declared: dict[str, Any] = {} if way is None else {"on_quiesce": way}
 
-    @app.task(shared=False, **({} if way is None else {"on_quiesce": way}))
+    @app.task(shared=False, **declared)
     def work() -> None:
         checkpoint(7)
         if end is not None:
