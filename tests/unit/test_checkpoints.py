@@ -284,12 +284,12 @@ def run_by_tracer(app: Celery, task: Any, cursors: Cursors) -> None:
     prepare_tasks(app, station, lambda _: None)
     open_station(station, cell.flags)
     request = {"id": "t1", "called_directly": False, "is_eager": False, "delivery_info": {}}
-    build_tracer(task.name, app.tasks[task.name], app=app)("t1", (), {}, request)
+    build_tracer(task.name, app.tasks[task.name], app=app)("t1", [], {}, request)
 
 
 @pytest.mark.parametrize("way", [None, "wait"])
 @pytest.mark.parametrize(
-    ("end", "is_kept"), [(None, False), (ValueError("bad"), False), (Retry("later", when=1), True), (Reject(), True)]
+    ("end", "is_kept"), [(None, False), (ValueError("bad"), False), (Retry("later"), True), (Reject(), True)]
 )
 def test_a_cursor_goes_with_its_task_whether_or_not_it_declares_a_way(
     app: Celery, cursors: Cursors, own_receivers: None, way: str | None, end: Exception | None, is_kept: bool

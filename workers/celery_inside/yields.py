@@ -52,7 +52,10 @@ def _minding_every_cursor(station: Station) -> Callable[[], None]:
         else:
             station.let_go(task_id)
 
-    return lambda: signals.task_postrun.connect(end, weak=False, dispatch_uid="sluicegate.cursors")
+    def begin() -> None:
+        signals.task_postrun.connect(end, weak=False, dispatch_uid="sluicegate.cursors")
+
+    return begin
 
 
 def _minding_the_cursor(task: Any, station: Station) -> Callable[..., Any]:
