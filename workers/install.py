@@ -16,11 +16,9 @@ def install(app: Any, environ: Mapping[str, str] | None = None) -> None:
     called, as any worker does with SLUICEGATE_ENABLED=false.
     """
     # Imported here, so that importing the package costs nothing: `celery --help` imports it for its commands.
-    from sluicegate.workers.celery_inside import commands
     from sluicegate.workers.steps import FollowHolds, GuardConsumer
 
     environ = os.environ if environ is None else environ
     follow = type("FollowHolds", (FollowHolds,), {"environ": environ, "__module__": FollowHolds.__module__})
-    commands.register()
     app.steps["worker"].add(follow)
     app.steps["consumer"].add(GuardConsumer)

@@ -1,5 +1,9 @@
 """The bootsteps: one for the life of the process, one for each broker connection.
 
+`install` imports this module, in processes that only send tasks too, and perhaps before other libraries are set up.
+So it imports nothing of Celery that a worker alone needs: what was imported by name before a library replaced it there
+stays as it was, and the library would do nothing.
+
 The first is a worker step, since Celery restarts consumer steps when the broker drops and a pause must outlive
 that. It is made after the pool and before the pool forks, so that children share the cell.
 """
@@ -16,11 +20,9 @@ from celery import bootsteps
 
 from sluicegate.schemas import settings
 from sluicegate.schemas.errors import InvalidSetting
-from sluicegate.workers.celery_inside.consumer import is_stopping
 from sluicegate.workers.celery_inside.made_by import is_made_by_command, is_test_worker
 from sluicegate.workers.celery_inside.marks import MEMBER
 from sluicegate.workers.log import logger
-from sluicegate.workers.member import Member
 
 log = logger(__name__)
 
@@ -68,6 +70,10 @@ class FollowHolds(bootsteps.StartStopStep):
 
     def create(self, w: Any) -> Any:
         """Make the member; a setting that is missing stops the worker here."""
+        from sluicegate.workers.celery_inside import commands
+        from sluicegate.workers.member import Member
+
+        commands.register()
         with _refusing():
             w.sluicegate = Member(w, self.environ)
         return w.sluicegate
@@ -107,6 +113,8 @@ class GuardConsumer(bootsteps.StartStopStep):
 
     def stop(self, c: Any) -> None:
         """`Tasks` cancels the consumer itself."""
+        from sluicegate.workers.celery_inside.consumer import is_stopping
+
         hands = c.controller.sluicegate.hands
         if is_stopping(c):
             hands.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import MethodType, SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,7 @@ import gevent
 import gevent.event
 import pytest
 from celery import Celery
+from celery.app import trace
 from celery.concurrency import gevent as green
 from celery.concurrency import solo, thread
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
@@ -26,6 +28,7 @@ from sluicegate.schemas.scopes import Subject
 from sluicegate.schemas.snapshots import Snapshot
 from sluicegate.workers.celery_inside.in_process import GeventPool, SoloPool, ThreadsPool
 from sluicegate.workers.celery_inside.prefork import PreforkPool
+from sluicegate.workers.celery_inside.starts import tracers_as_they_were
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.gate import Gate
 from sluicegate.workers.ports import PoolSide
@@ -81,7 +84,12 @@ class Rig:
         self.worker = self.make_worker()
         self.side = self.make_side()
         self.side.guard(self.gate, lambda request: self.held.append(request.id))
+        self._after = ExitStack()
+        self._after.enter_context(tracers_as_they_were())
         self.side.watch()
+        # As the consumer does for each connection.
+        task = self.app.tasks[TASK]
+        task.__trace__ = trace.build_tracer(TASK, task, self.app.loader, "w1@h", app=self.app)
 
     def make_worker(self) -> Any:
         raise NotImplementedError
@@ -139,6 +147,7 @@ class Rig:
         until("it is past the barrier", lambda: self.side.is_past_barrier(is_wanted), every_s=0.001)
 
     def close(self) -> None:
+        self._after.close()
         self.app.close()
 
 

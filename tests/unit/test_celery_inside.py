@@ -144,6 +144,16 @@ def test_the_installed_version_is_one_that_was_read(package):
         (trace.fast_trace_task, "tasks[task].__trace__("),
         (trace.build_tracer, "postrun_receivers = signals.task_postrun.receivers"),
         (trace.build_tracer, "if postrun_receivers: send_postrun("),
+        # All who build tracers: a child that is born, a connection's consumer, by import, and the rest by its name.
+        (prefork.process_initializer, "from celery.app.trace import build_tracer"),
+        (sys.modules[Consumer.__module__], "from celery.app.trace import build_tracer"),
+        (Consumer.update_strategies, "task.__trace__ = build_tracer(name, task, loader, self.hostname, app=self.app)"),
+        (trace.trace_task, "task.__trace__ = build_tracer(task.name, task, **opts)"),
+        (Task.apply, "tracer = build_tracer( task.name, task, eager=True,"),
+        # Whose child one is.
+        (components.Pool.create, "initargs=(w.app, w.hostname)"),
+        (billiard.pool.Worker.__init__, "self.initargs = initargs"),
+        (billiard.pool.Pool.WorkerProcess, "self.Process(target=worker)"),
         # Redis: the message is in the unacked hash and its tag in the index; the callback is found by queue name.
         (redis.QoS.append, "hset(self.unacked_key, delivery_tag"),
         (redis.QoS.append, "zadd(self.unacked_index_key"),

@@ -5,20 +5,23 @@ from __future__ import annotations
 import pickle
 import select
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import billiard
 import pytest
 from billiard.pool import READY
 from celery import Celery, signals
-from celery.app.trace import build_tracer
+from celery.app import trace
 from celery.exceptions import Ignore
 
-from sluicegate.workers.celery_inside.children import Child
-from sluicegate.workers.celery_inside.starts import note_begin_of
+from sluicegate.workers.celery_inside.children import Child, note_starts_in_children
+from sluicegate.workers.celery_inside.starts import note_in_tracers, tell_starts, tracers_as_they_were
 from sluicegate.workers.celery_inside.yields import YieldedRun
 from sluicegate.workers.cell import Cell
 
 SLOT = 3
+NAMES = ("w1@h", "w2@h")
 
 
 class Bench:
@@ -33,24 +36,34 @@ class Bench:
     def see(self, when: str, task_id: str) -> None:
         self.seen[when] = self.cell.slot(SLOT).runs_task(task_id)
 
-    def note(self, task: Any) -> Any:
-        """What a child does with each task of the app when it is born; the task behind Celery's proxy."""
-        behind = self.app.tasks[task.name]
-        note_begin_of(type(behind), self.child.note_begin)
-        return behind
-
     def run(self, task: Any, task_id: str) -> Any:
-        task = self.note(task)
-        trace = self.child.noting_end(build_tracer(task.name, task, self.app.loader, "w1@h", app=self.app))
-        told = trace(task_id, (), {}, {"id": task_id, "delivery_info": {}})
+        tracer = self.child.noting_end(built(self.app, task.name))
+        told = tracer(task_id, (), {}, {"id": task_id, "delivery_info": {}})
         self.see("after", task_id)
         return told
+
+
+def built(app: Celery, name: str) -> Any:
+    """As Celery builds a tracer in a child that is born."""
+    task = app.tasks[name]
+    return trace.build_tracer(name, task, app.loader, "w1@h", app=app)
+
+
+def as_in_a_child(monkeypatch: pytest.MonkeyPatch, app: Celery) -> None:
+    """Of the first worker."""
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    monkeypatch.setattr(billiard.current_process(), "index", SLOT, raising=False)
+    target = SimpleNamespace(initargs=(app, NAMES[0]))
+    monkeypatch.setattr(billiard.current_process(), "_target", target, raising=False)
 
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
     made = Bench()
-    yield made
+    with tracers_as_they_were():
+        note_in_tracers()
+        tell_starts(made.child.note_begin)
+        yield made
     made.app.close()
 
 
@@ -104,7 +117,6 @@ def test_a_task_applied_inside_another_leaves_the_outer_one_running(bench):
         inner.apply()
         bench.see("after the inner one", self.request.id)
 
-    bench.note(inner)
     bench.run(outer, "t1")
     assert bench.seen == {"after the inner one": True, "after": False}
     assert bench.cell.slot(SLOT).begun == 1
@@ -146,3 +158,52 @@ def _as_billiard_sends(told: Any) -> bytes:
     outcome, info, runtime, _ = told
     assert info is not None
     return pickle.dumps((READY, (1, None, (True, (1, outcome, runtime)), 12)))
+
+
+def test_of_two_workers_of_one_process_a_child_writes_into_the_cell_of_its_own(bench, monkeypatch):
+    """Celery's signal goes to all who listen, in the children of both; what the other one's wrote is not wiped out."""
+
+    @bench.app.task(bind=True, shared=False)
+    def work(self):
+        seen.extend(cell.slot(SLOT).runs_task(self.request.id) for cell in cells)
+
+    cells, seen = [Cell(), Cell()], list[bool]()
+    cells[1].noting(SLOT)[0]("of the other one's child")
+    receivers = [note_starts_in_children(bench.app, name, cell) for name, cell in zip(NAMES, cells, strict=True)]
+    task = bench.app.tasks[work.name]
+    task.__trace__ = built(bench.app, work.name)
+    as_in_a_child(monkeypatch, bench.app)
+    for receive in receivers:
+        receive()
+    task.__trace__("t1", (), {}, {"id": "t1", "delivery_info": {}})
+    assert seen == [True, False]
+    assert cells[1].slot(SLOT).runs_task("of the other one's child")
+
+
+def test_what_others_have_put_around_a_tracer_by_then_stays_around_it(bench, monkeypatch):
+    """Their receivers of `worker_process_init` are called before ours, or after."""
+
+    @bench.app.task(bind=True, shared=False)
+    def work(self):
+        pass
+
+    def around(name: str) -> None:
+        inner = task.__trace__
+
+        def traced(*call):
+            heard.append(name)
+            return inner(*call)
+
+        task.__trace__ = traced
+
+    heard: list[str] = []
+    receive = note_starts_in_children(bench.app, NAMES[0], bench.cell)
+    task = bench.app.tasks[work.name]
+    task.__trace__ = built(bench.app, work.name)
+    around("before")
+    as_in_a_child(monkeypatch, bench.app)
+    receive()
+    around("after")
+    task.__trace__("t1", (), {}, {"id": "t1", "delivery_info": {}})
+    assert heard == ["after", "before"]
+    assert bench.cell.slot(SLOT).begun == 1

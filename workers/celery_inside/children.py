@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import billiard
-from celery.app.trace import build_tracer
 
-from sluicegate.workers.celery_inside.starts import note_begin_of
+from sluicegate.workers.celery_inside.starts import note_in_tracers, tell_starts
 from sluicegate.workers.celery_inside.yields import YieldedRun
 from sluicegate.workers.cell import Cell
 
@@ -29,20 +28,30 @@ def shorten_yield(told: Any) -> None:
 def note_starts_in_children(app: Any, hostname: str, cell: Cell) -> Callable[..., None]:
     """The receiver of `worker_process_init` that makes a pool child write what it begins and ends.
 
-    The tracers are built once more, since they look for `before_start` when they are built.
+    To be called before the pool forks: Celery's children build their tracers before they send that signal, and what
+    others have put around those by then stays.
     """
+    note_in_tracers()
     parent = os.getpid()
 
     def note_starts(**_: Any) -> None:
-        if os.getpid() == parent:
+        process = billiard.current_process()
+        # The solo pool sends it too, and another worker of this process may have children of its own.
+        if os.getpid() == parent or not _is_child_of(process, app, hostname):
             return
-        slot = getattr(billiard.current_process(), "index", -1)
-        child = Child(cell, slot)
-        for name, task in app.tasks.items():
-            note_begin_of(type(task), child.note_begin)
-            task.__trace__ = child.noting_end(build_tracer(name, task, app.loader, hostname, app=app))
+        child = Child(cell, getattr(process, "index", -1))
+        tell_starts(child.note_begin)
+        for task in app.tasks.values():
+            if task.__trace__ is not None:
+                task.__trace__ = child.noting_end(task.__trace__)
 
     return note_starts
+
+
+def _is_child_of(process: Any, app: Any, hostname: str) -> bool:
+    """By what its worker gave its pool for it. Of the signal's senders Celery 5.5 and 5.6 say nothing."""
+    given = getattr(getattr(process, "_target", None), "initargs", None)
+    return given is None or (given[0] is app and given[1] == hostname)
 
 
 class Child:

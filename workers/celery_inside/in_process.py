@@ -8,16 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
-
-from celery.app.trace import build_tracer
+from typing import Any, ClassVar
 
 from sluicegate.schemas.beats import RunningTask
 from sluicegate.schemas.holds.hold import Then
 from sluicegate.workers.celery_inside.loops import do_nothing
-from sluicegate.workers.celery_inside.marks import NOTED
 from sluicegate.workers.celery_inside.requests import tell_queue
-from sluicegate.workers.celery_inside.starts import has_entered, note_begin_of
+from sluicegate.workers.celery_inside.starts import has_entered, note_in_tracers, tell_starts
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.gate import Gate
 from sluicegate.workers.ports import Wanted
@@ -36,9 +33,6 @@ class _Job:
     seen_at: float | None = None
     is_waiting: bool = False
 
-    def note_begun(self) -> None:
-        self.thread = threading.get_ident()
-
 
 class PoolWithin:
     """A pool that runs tasks in this process. Handing over is not starting here: it may lie there for long.
@@ -49,10 +43,12 @@ class PoolWithin:
 
     name = ""
 
+    _by_task: ClassVar[dict[str, _Job]] = {}
+    """The jobs of this process that run. Its workers share it: Celery's tracers do not know whose they are."""
+
     def __init__(self, worker: Any, cell: Cell) -> None:
         self._worker = worker
         self._jobs: set[_Job] = set()
-        self._by_task: dict[str, _Job] = {}
         self._gate: Gate[Any] | None = None
         self._hold: Callable[[Any], None] = lambda request: None
         self._apply: Callable[..., Any] = do_nothing
@@ -73,6 +69,8 @@ class PoolWithin:
 
     def watch(self) -> None:
         """Stand before `on_apply`, and have tasks note when they begin."""
+        note_in_tracers()
+        tell_starts(_note_begin)
         self._apply = self._worker.pool.on_apply
         self._worker.pool.on_apply = self._on_apply
 
@@ -80,13 +78,11 @@ class PoolWithin:
         self, target: Any, args: Any = None, kwargs: Any = None, *, accept_callback: Any, **options: Any
     ) -> Any:
         job = _Job(accept_callback.__self__)
-        self._note_starts_of(job.request.task)
         self._jobs.add(job)
-        self._by_task[job.request.id] = job
 
         def accept(*said: Any) -> None:
             assert self._gate is not None
-            if not self._gate.pass_through(lambda _: job.note_begun(), job.request):
+            if not self._gate.pass_through(lambda _: self._begin(job), job.request):
                 self._hold(job.request)
                 raise _held_back()
             accept_callback(*said)
@@ -101,23 +97,16 @@ class PoolWithin:
     def _hand_over(self, job: _Job, target: Any, args: Any, kwargs: Any, **options: Any) -> Any:
         raise NotImplementedError
 
+    def _begin(self, job: _Job) -> None:
+        """It was let through, and this thread runs it."""
+        job.thread = threading.get_ident()
+        self._by_task[job.request.id] = job
+
     def _end(self, job: _Job) -> None:
         """Its run is over, or it was held back."""
         self._jobs.discard(job)
         if self._by_task.get(job.request.id) is job:
             del self._by_task[job.request.id]
-
-    def _note_starts_of(self, task: Any) -> None:
-        """Have this task's class say when it begins; once. Celery looks for `before_start` when it builds a tracer."""
-        if not hasattr(type(task).before_start, NOTED):
-            note_begin_of(type(task), self._note_begin)
-            app = self._worker.app
-            task.__trace__ = build_tracer(task.name, task, app.loader, self._worker.hostname, app=app)
-
-    def _note_begin(self, task_id: str) -> None:
-        job = self._by_task.get(task_id)
-        if job is not None:
-            job.seen_at = time.monotonic()
 
     def unstarted(self, is_wanted: Wanted) -> Iterator[Any]:
         """What lies in the pool and can be taken out of it."""
@@ -158,6 +147,12 @@ class PoolWithin:
     def is_waiting(self, request: Any) -> bool:
         job = self._by_task.get(request.id)
         return job is not None and job.is_waiting
+
+
+def _note_begin(task_id: str) -> None:
+    job = PoolWithin._by_task.get(task_id)
+    if job is not None:
+        job.seen_at = time.monotonic()
 
 
 class SoloPool(PoolWithin):

@@ -16,6 +16,7 @@ from sluicegate.workers.celery_inside.consumer import CeleryConsumer
 from sluicegate.workers.celery_inside.in_process import SoloPool, ThreadsPool
 from sluicegate.workers.celery_inside.loops import DrainLoop
 from sluicegate.workers.celery_inside.memory_hand_back import MemoryWayBack
+from sluicegate.workers.celery_inside.starts import tracers_as_they_were
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.ports import Sides
 
@@ -67,18 +68,13 @@ def is_told_to_stop() -> bool:
 
 @contextmanager
 def tasks_as_they_were(app: Any) -> Iterator[None]:
-    """What a worker with a gate puts on the tasks of `app` within this block, and on their classes, goes with it."""
+    """What a worker with a gate puts on the tasks of `app` within this block, and around tracers, goes with it."""
     tasks = [(task, {name: vars(task)[name] for name in _OF_TASK if name in vars(task)}) for task in app.tasks.values()]
-    classes = {type(task): vars(type(task)).get("before_start") for task, _ in tasks}
     try:
-        yield
+        with tracers_as_they_were():
+            yield
     finally:
         for task, own in tasks:
             for name in _OF_TASK:
                 vars(task).pop(name, None)
             vars(task).update(own)
-        for cls, before_start in classes.items():
-            if before_start is not None:
-                cls.before_start = before_start
-            elif "before_start" in vars(cls):
-                del cls.before_start

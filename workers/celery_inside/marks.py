@@ -17,7 +17,7 @@ ADDED = {
     ARRIVAL: "a kombu message: the queue it came from, its number there, and when (redis_debts.Arrival)",
     QUEUE: "a request's dict, where its message does not say its queue: the queue, which travels to the pool child",
     REQUEST: "an accept callback of a pool in this process: its request, which gevent's spawn is not told",
-    NOTED: "a task class's `before_start`: True, it notes the start already",
+    NOTED: "what stands in the place of `before_start` and of `build_tracer`: True, it is ours (starts)",
     MEMBER: "a WorkController: the Member of this process (steps, commands)",
 }
 """Attributes and keys of our own: name, and whose it is and what for."""
@@ -38,8 +38,9 @@ REPLACED = {
     "drain_events": "a gevent worker's connection, or a test's: `tend` is called between two of them (loops, in_trial)",
     "run": "a task that declares `on_quiesce`: its end drops or keeps the cursor (yields)",
     "Request": "the same: a run that yielded is neither acknowledged nor failed (yields)",
-    "before_start": "a task class: the start is noted (starts)",
-    "__trace__": "a task: built anew, so that it calls the above, and notes the end (children, in_process)",
+    "build_tracer": "celery.app.trace, and the consumer's module: what it builds notes the start (starts)",
+    "before_start": "a task and its class, while its tracer is built: it calls the one that was there (starts)",
+    "__trace__": "a task, in a pool child: its end is noted (children)",
     "acknowledged": "a request whose message is ours now: True (both ways back)",
     "_state": "its message: REQUEUED, so that kombu leaves it alone (both ways back)",
     "_already_cancelled": "a request that a deadline requeues: True, so that Celery lets go of it (prefork)",
@@ -51,6 +52,7 @@ REPLACED = {
 MODULE_GLOBALS = {
     "_station": "workers.checkpoints: what this process offers its tasks; set once, and children have it by fork",
     "_flags": "workers.checkpoints: the cell's byte, for the same",
+    "_note": "workers.celery_inside.starts: who is told of starts; a pool child has its own",
     "_describe": "workers.log: what each line of this process carries",
 }
 """Our own module globals that are set after import. One process is one worker."""

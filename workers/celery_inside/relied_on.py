@@ -21,16 +21,19 @@ What is relied on, by the module that does (in brackets)     where it stands
   an early acknowledgement happens   celery/concurrency/base.py (apply_target), thread.py, solo.py, gevent.py
 - what `on_apply` returns: `ApplyResult.f`, a future (threads), or a greenlet (gevent)  celery/concurrency/thread.py
 - gevent's `TaskPool._quick_put` spawns and blocks while the pool is full   celery/concurrency/gevent.py
-[in_process, children]
-- `build_tracer`: a pool calls the task's `__trace__`, which it made   celery/app/trace.py
 [starts]
-- `build_tracer`: `before_start` comes last before the task's code     celery/app/trace.py
-- `Task.before_start` does nothing                         celery/app/task.py
+- `build_tracer` makes every tracer: looked up at call time in pool children and by `trace_task`, and by import in the
+  consumer's module, which builds all of them for each connection; `eager` is given by name
+                                  celery/app/trace.py, concurrency/prefork.py, worker/consumer/consumer.py, app/task.py
+- `before_start` comes last before the task's code; it is asked for when a tracer is built: `task_has_custom`, and then
+  the task itself                                            celery/app/trace.py
+- what it makes is `build_tracer.<locals>.trace_task` of this module, whoever wraps it   celery/app/trace.py
 [children]
 - a tracer's `(outcome, info, runtime, text)`: of one that raised Ignore `outcome` is a billiard `ExceptionInfo`, whose
   `.tb` holds the frames, and `info.retval` the exception     celery/app/trace.py, billiard/einfo.py
 - `worker_process_init` is sent in a child after its tracers were built; `current_process().index`, by which its parent
-  knows it   celery/concurrency/prefork.py (process_initializer), billiard/pool.py
+  knows it, and `._target.initargs`: the app and the name of its worker
+                     celery/concurrency/prefork.py (process_initializer), worker/components.py, billiard/pool.py
 [yields]
 - `Task.Request`, the class or name that `create_request_cls` derives from; `Request.on_failure` is told how a run
   ended, and lets one that raised Ignore be acknowledged   celery/worker/strategy.py, celery/worker/request.py
