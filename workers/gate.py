@@ -111,7 +111,7 @@ class Gate(Generic[R]):
         self.standing = Standing(edition=NOTHING, mode=Mode.DRAIN, local_reason=BOOTING)
         self.applied = Applied()
         self._flipped_at = datetime.now(UTC)
-        # Reentrant: Celery releases a slot inside a start when the task was revoked, and that starts the next.
+        # Reentrant: what Celery does inside a start is Celery's, and may lead to another.
         self._lock = threading.RLock()
         self._acquire, self._release = self._lock.acquire, self._lock.release
         self._local: dict[str, str] = {}

@@ -21,6 +21,7 @@ from kombu import Exchange, Queue
 from sluicegate import resumable
 from sluicegate.workers.checkpoints import Yielded
 from tests.fleet.records import Event, ItemDone, Record, Writer, items_path, microseconds
+from tests.fleet.waiting import until
 
 BROKER = "FLEET_BROKER_URL"
 QUEUE = "FLEET_QUEUE"
@@ -125,6 +126,15 @@ def nap(self: Task[Any, Any], seq: int, seconds: float) -> None:
     started = time.time()
     _record(self, Event.START, started, seq)
     time.sleep(seconds)
+    _record(self, Event.END, time.time(), seq)
+
+
+@app.task(bind=True, name="fleet.told")
+def told(self: Task[Any, Any], seq: int, path: str) -> None:
+    """Take until the test makes a file at `path`."""
+    started = time.time()
+    _record(self, Event.START, started, seq)
+    until("the test has told it to end", Path(path).exists, within_s=120.0)
     _record(self, Event.END, time.time(), seq)
 
 

@@ -68,6 +68,10 @@ def test_the_installed_version_is_one_that_was_read(package):
         (components.Pool.create, "w.process_task = w._process_task"),
         (components.Pool.create, "w.process_task = w._process_task_sem"),
         (components.Pool.create, "w._quick_release = w.semaphore.release"),
+        # A start that was revoked leaves its slot, and the next waiter is run within that call.
+        (WorkController._process_task, "except TaskRevokedError: try: self._quick_release()"),
+        (LaxBoundedSemaphore.release, "waiter, args, kwargs = self._pop_waiter()"),
+        (LaxBoundedSemaphore.release, "waiter(*args, **kwargs)"),
         (components.Consumer.create, "w.consumer_cls, w.process_task"),
         (Consumer.apply_eta_task, "self.on_task_request(task)"),
         (Consumer._limit_move_to_pool, "self.on_task_request(request)"),

@@ -25,6 +25,7 @@ ADDED = {
 REPLACED = {
     "_process_task": "WorkController: each start asks the gate first (prefork, in_process)",
     "process_task": "WorkController: the same, where Celery bound it before",
+    "_quick_release": "WorkController: the slot of a revoked start is passed on after that start (prefork)",
     "on_apply": "TaskPool of this process: each hand-over is a job that is checked again where it starts (in_process)",
     "_quick_put": "gevent's TaskPool: a full pool is not waited for while the gate is closed (in_process)",
     "flush": "prefork's TaskPool: remembers the jobs that Celery forgets (prefork)",

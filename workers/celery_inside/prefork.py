@@ -45,6 +45,8 @@ class PreforkPool:
         self._seen_started: set[int] = set()
         self._orphans: list[Orphan] = []
         self._flush_pool: Callable[[], None] = do_nothing
+        self._left_slots = 0
+        self._is_passing_on = False
 
     def guard(self, gate: Gate[Any], hold: Callable[[Any], None]) -> None:
         """Wrap what Celery calls for every start: fresh, waited for a slot, ETA fallen due, rate-limited."""
@@ -56,12 +58,34 @@ class PreforkPool:
             if not gate.pass_through(start, request):
                 self._free_slot()
                 hold(request)
+            if self._left_slots and not self._is_passing_on:
+                self._pass_on_slots()
 
         worker._process_task = process_task
         # Pool.create bound the original where no semaphore guards the pool; with one, it looks it up at each call.
         self._uses_slots = worker.process_task == getattr(worker, "_process_task_sem", None)
-        if not self._uses_slots:
+        if self._uses_slots:
+            worker._quick_release = self._leave_slot
+        else:
             worker.process_task = process_task
+
+    def _leave_slot(self) -> None:
+        """What Celery calls within a start that turns out to be revoked, or to have expired."""
+        self._left_slots += 1
+
+    def _pass_on_slots(self) -> None:
+        """Give the slots that were left to those who wait, one after the other, and outside the gate's lock.
+
+        `release()` runs the next waiter within this call. Where that one is revoked too Celery would release within
+        it, and so on: thousands that expired while they waited would be as many calls within each other.
+        """
+        self._is_passing_on = True
+        try:
+            while self._left_slots:
+                self._left_slots -= 1
+                self._worker.semaphore.release()
+        finally:
+            self._is_passing_on = False
 
     def _free_slot(self) -> None:
         """Free the slot of a start that did not happen, without waking the next waiter.

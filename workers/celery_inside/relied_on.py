@@ -10,7 +10,8 @@ What is relied on, by the module that does (in brackets)     where it stands
 - `WorkController._process_task`, looked up at call time      celery/worker/worker.py
 - `WorkController.process_task`, bound when the pool is made  celery/worker/components.py (Pool.create)
 [prefork]
-- `LaxBoundedSemaphore._waiting`, `.value`                    kombu/asynchronous/semaphore.py
+- `LaxBoundedSemaphore._waiting`, `.value`; `release` calls the next waiter     kombu/asynchronous/semaphore.py
+- `WorkController._quick_release`, called by `_process_task` alone, of what was revoked   celery/worker/worker.py
 - `AsynPool.outbound_buffer`, `._cache`, `._pool[].index`     celery/concurrency/asynpool.py, billiard/pool.py
 - `ApplyResult._accepted`, `._accept_callback`, `._worker_pid`, `._write_to`  billiard/pool.py
 - `TaskPool.flush`, called when the broker drops, forgets jobs in a child's pipe   celery/concurrency/asynpool.py
