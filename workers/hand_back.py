@@ -80,7 +80,7 @@ class HandBack:
             if self._is_to_be_set_aside(request):
                 self._way_back.set_aside(request)
             elif not self._way_back.owe(request):
-                # A broadcast has no list to go back to; it waits here and starts when the gate opens.
+                # Nobody knows where it came from; it waits here and starts when the gate opens.
                 self._kept.append(request)
 
     def _is_to_be_set_aside(self, request: Any) -> bool:

@@ -39,6 +39,7 @@ class Intake:
         """In the place of the task consumer's `consume`."""
         standing = self._gate.standing
         if not standing.is_open:
+            self._way_back.listen_closed()
             return
         self.stop_held_queues(standing)
         self._way_back.before_consuming()

@@ -76,6 +76,9 @@ class WayBack(Protocol):
     def before_consuming(self) -> None:
         """Right before each `consume()`."""
 
+    def listen_closed(self) -> None:
+        """In the place of a `consume()` that the gate does not allow: take in and keep what would be lost."""
+
     def stop_consuming(self) -> None:
         """Cancel, in such a way that what is still under way is handed back too."""
 

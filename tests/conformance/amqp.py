@@ -42,8 +42,9 @@ class Broker:
 class Channel:
     """py-amqp's, over which one consumer consumes."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, *, is_apart: bool = False) -> None:
         self.broker = broker
+        self.is_apart = is_apart
         self.callbacks: dict[str, Callable[[Any], None]] = {}
         self.no_ack_consumers: set[str] = set()
         self.tags = 0
@@ -51,11 +52,15 @@ class Channel:
             server_properties={"version": "4.0.5"},
             server_capabilities={"basic.nack": True},
             # Another channel, over which what goes out is confirmed.
-            channel=lambda: Channel(broker),
+            channel=lambda: Channel(broker, is_apart=is_apart),
         )
 
-    def basic_consume(self, queue: str, *, consumer_tag: str, callback: Callable[[Any], None]) -> None:
+    def basic_consume(
+        self, queue: str, *, consumer_tag: str, callback: Callable[[Any], None], no_ack: bool = False
+    ) -> None:
         self.callbacks[consumer_tag] = callback
+        if no_ack:
+            self.no_ack_consumers.add(consumer_tag)
 
     def message_to_python(self, raw: Any) -> Any:
         message = SimpleNamespace(
@@ -67,16 +72,23 @@ class Channel:
             channel=self,
             acknowledged=False,
         )
-        message.ack = lambda: self.broker.unacked.pop(message.delivery_tag)
+        message.ack = lambda: self._ack(message)
         return message
+
+    def _ack(self, message: Any) -> None:
+        """As kombu's message does: none of a consumer without acknowledgements."""
+        if message.delivery_info["consumer_tag"] not in self.no_ack_consumers:
+            # Where there is none, a real broker closes the channel.
+            self.broker.unacked.pop(message.delivery_tag)
 
     def deliver(self, consumer_tag: str) -> None:
         """The next message comes."""
         self.tags += 1
-        self.broker.unacked[self.tags] = self.broker.ready.pop(0)
+        message = self.broker.ready.pop(0)
+        if consumer_tag not in self.no_ack_consumers:
+            self.broker.unacked[self.tags] = message
         info = {"consumer_tag": consumer_tag, "delivery_tag": self.tags, "exchange": "", "routing_key": QUEUE}
-        body = self.broker.unacked[self.tags][1]
-        self.callbacks[consumer_tag](SimpleNamespace(body=body, headers={"task": TASK}, delivery_info=info))
+        self.callbacks[consumer_tag](SimpleNamespace(body=message[1], headers={"task": TASK}, delivery_info=info))
 
     def send_method(self, method: tuple[int, int], argsig: str, args: tuple[Any, ...]) -> None:
         if self.broker.is_away:
@@ -89,6 +101,8 @@ class Channel:
             assert method == spec.Basic.Cancel
 
     def basic_publish_confirm(self, message: Any, exchange: str, routing_key: str) -> None:
+        if self.broker.is_away and not self.is_apart:
+            raise ConnectionError("the broker is away")
         assert (exchange, routing_key) == ("", QUEUE)
         self.broker.publish(message.body)
 
@@ -104,6 +118,11 @@ class AmqpRig:
         self.connections = 0
         self.came: list[Parcel] = []
         self.fetched = 0
+        self.no_ack = False
+        self.connect()
+
+    def without_acknowledgements(self) -> None:
+        self.no_ack = True
         self.connect()
 
     def connect(self) -> None:
@@ -124,12 +143,12 @@ class AmqpRig:
         queues = {QUEUE: Queue(QUEUE)}
         app = SimpleNamespace(amqp=SimpleNamespace(queues=queues), connection_for_read=self._another_connection)
         self.way_back.attach(SimpleNamespace(task_consumer=self.tasks, app=app), lambda: None)
-        self.channel.basic_consume(QUEUE, consumer_tag=self.tag, callback=receive)
+        self.channel.basic_consume(QUEUE, consumer_tag=self.tag, callback=receive, no_ack=self.no_ack)
         self.way_back.before_consuming()
 
     @contextmanager
     def _another_connection(self) -> Iterator[Any]:
-        yield SimpleNamespace(default_channel=Channel(self.broker))
+        yield SimpleNamespace(default_channel=Channel(self.broker, is_apart=True))
 
     def _arrive(self, message: Any) -> None:
         self.came.append(Parcel(message))
@@ -175,6 +194,7 @@ class AmqpRig:
         """The broker's cancel-ok: from now on the consumer's tag has no callback."""
         if self.tag in self.channel.callbacks:
             self._caught = self.channel.callbacks.pop(self.tag)
+            self.channel.no_ack_consumers.discard(self.tag)
 
     @contextmanager
     def away(self) -> Iterator[None]:

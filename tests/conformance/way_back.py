@@ -40,6 +40,9 @@ class Rig(Protocol):
 
     way_back: WayBack
 
+    def without_acknowledgements(self) -> None:
+        """Have the broker forget each message as it gives it out; before anything is fetched."""
+
     def send(self, *numbers: int) -> None:
         """Put messages to the tail of the queue."""
 
@@ -171,6 +174,45 @@ class WayBackFacts:
         assert not rig.way_back.hand_back_aside(set())
         assert parcel.acknowledged
         assert not other.acknowledged
+
+    def test_what_was_fetched_without_acknowledgement_goes_back_too(self, rig: Rig) -> None:
+        """It is nowhere but here."""
+        rig.without_acknowledgements()
+        rig.send(1, 2, 3)
+        parcels = rig.fetch(3)
+        rig.stop()
+        for parcel in reversed(parcels):
+            assert rig.way_back.owe(parcel)
+        with rig.away():
+            for _ in range(2):
+                with pytest.raises(ConnectionError):
+                    rig.way_back.hand_back()
+        assert rig.way_back.count_owed() == 3
+        for _ in range(2):
+            rig.way_back.hand_back()
+        assert rig.lying() == [1, 2, 3]
+
+    def test_what_was_fetched_without_acknowledgement_survives_the_connection(self, rig: Rig) -> None:
+        """One was owed when it was lost, of the other nothing was known yet."""
+        rig.without_acknowledgements()
+        rig.send(1, 2)
+        owed, other = rig.fetch(2)
+        rig.way_back.owe(owed)
+        rig.reconnect()
+        rig.way_back.owe(other)
+        for _ in range(2):
+            rig.way_back.hand_back()
+        assert sorted(rig.lying()) == [1, 2]
+
+    def test_what_was_fetched_without_acknowledgement_can_be_set_aside(self, rig: Rig) -> None:
+        rig.without_acknowledgements()
+        rig.send(1)
+        (parcel,) = rig.fetch(1)
+        rig.way_back.set_aside(parcel)
+        rig.way_back.hand_back()
+        assert rig.come_again() == []
+        assert rig.way_back.hand_back_aside(set())
+        assert rig.come_again() == [1]
 
     def test_what_yields_after_the_connection_was_lost_goes_back_over_another(self, rig: Rig) -> None:
         """A worker that stops has no next connection."""

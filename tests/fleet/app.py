@@ -17,6 +17,7 @@ from typing import Any
 
 from celery import Celery, Task, signals
 from kombu import Exchange, Queue
+from kombu.common import Broadcast
 
 from sluicegate import resumable
 from sluicegate.workers.checkpoints import Yielded
@@ -42,6 +43,10 @@ MUTEX_S = "FLEET_MUTEX_S"
 ORPHANS = "FLEET_ORPHANS"
 """Set to 1, children outlive a worker that is killed, as they do in production; the test must see to them."""
 MASTER_NAME = "FLEET_MASTER_NAME"
+NO_ACK = "FLEET_NO_ACK"
+"""Set to 1, the broker forgets each message as it gives it out."""
+BROADCAST = "FLEET_BROADCAST"
+"""The name of a broadcast that the workers may consume (`-Q`) beside their queue."""
 
 MODULE = __name__
 PR_SET_PDEATHSIG = 1
@@ -73,7 +78,16 @@ def make(environ: dict[str, str]) -> Celery:
         # What a sender was not told to be there is not sent: the checker counts on it.
         fleet.conf.broker_transport_options = {"confirm_publish": True}
         fleet.conf.task_queues = [_rabbit_queue(environ)]
+    elif environ.get(NO_ACK) == "1" or environ.get(BROADCAST):
+        fleet.conf.task_queues = [_redis_queue(environ)]
+    if name := environ.get(BROADCAST):
+        fleet.conf.task_queues.append(Broadcast(name))
     return fleet
+
+
+def _redis_queue(environ: dict[str, str]) -> Queue:
+    name = environ.get(QUEUE, "celery")
+    return Queue(name, Exchange(name), routing_key=name, no_ack=environ.get(NO_ACK) == "1")
 
 
 def _rabbit_queue(environ: dict[str, str]) -> Queue:
@@ -84,7 +98,9 @@ def _rabbit_queue(environ: dict[str, str]) -> Queue:
         arguments["x-delivery-limit"] = int(limit)
     if most := environ.get(MAX_PRIORITY):
         arguments["x-max-priority"] = int(most)
-    return Queue(name, Exchange(name, type="topic"), routing_key=name, queue_arguments=arguments)
+    exchange = Exchange(name, type="topic")
+    no_ack = environ.get(NO_ACK) == "1"
+    return Queue(name, exchange, routing_key=name, queue_arguments=arguments, no_ack=no_ack)
 
 
 app = make(dict(os.environ))

@@ -752,3 +752,18 @@ def test_the_acknowledgement_waits_for_a_job_that_a_child_has_not_started(bench)
     assert not bench.has_acknowledged, "one look is not enough"
     bench.look_again()
     assert bench.has_acknowledged
+
+
+def test_what_was_fetched_without_acknowledgement_goes_back_however_long_it_was_in_hand(valkey):
+    """It never stood in `unacked`: that its tag is not there does not say that somebody has restored it."""
+    name = f"no-ack-{uuid4().hex[:8]}"
+    bench = Bench(valkey, [Queue(name, Exchange(name), routing_key=name, no_ack=True)], visibility_timeout=0)
+    try:
+        bench.send(1, 2, 3)
+        bench.open_and_receive(3)
+        bench.pause()
+        bench.hands.tend()
+        assert bench.waiting(name) == [2, 3]
+        assert bench.redis.hlen(bench.stored) == bench.redis.zcard(bench.index) == 0
+    finally:
+        bench.close()

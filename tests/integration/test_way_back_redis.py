@@ -40,6 +40,10 @@ class RedisRig:
         self.came: list[Parcel] = []
         self.connect()
 
+    def without_acknowledgements(self) -> None:
+        self.queue = Queue(self.name, self.queue.exchange, routing_key=self.name, no_ack=True)
+        self.reconnect()
+
     def _open(self) -> Connection:
         return Connection(self.url, transport_options=self.options)
 

@@ -28,7 +28,7 @@ from celery.contrib.testing import worker as testing_worker
 from celery.utils import timer2
 from celery.worker import WorkController, components, control, loops, request, state, strategy
 from celery.worker.consumer import Consumer, tasks
-from kombu import messaging
+from kombu import message, messaging
 from kombu.asynchronous.hub import Hub
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 from kombu.asynchronous.timer import Timer
@@ -167,11 +167,19 @@ def test_the_installed_version_is_one_that_was_read(package):
         (virtual.Transport._deliver, "self._callbacks[queue]"),
         (virtual.Channel.basic_consume, "self.connection._callbacks[queue] = _callback"),
         (virtual.Channel.basic_consume, "self._active_queues.append(queue)"),
+        (virtual.Channel.basic_consume, "if not no_ack: self.qos.append(message, message.delivery_tag)"),
+        # Broadcasts on Redis: a queue that is cancelled is unsubscribed from, and kombu subscribes once.
+        (redis.Channel._queue_bind, "self._fanout_queues[queue] = ("),
+        (redis.Channel._basic_cancel, "self._unsubscribe_from(queue)"),
+        (redis.MultiChannelPoller._register_LISTEN, "if not channel._in_listen: channel._subscribe()"),
+        (redis.Channel, "self.connection._deliver(message, self._fanout_to_queue[exchange])"),
         (virtual.QoS.__init__, "self._quick_ack = self._dirty.add"),
         # AMQP: a consumer's callback is found by its tag until the broker has confirmed its cancel.
         (amqp.Channel._on_basic_deliver, "fun = self.callbacks[consumer_tag]"),
         (amqp.Channel._on_basic_cancel_ok, "self._remove_tag(consumer_tag)"),
         (amqp.Channel._remove_tag, "self.callbacks.pop(consumer_tag, None)"),
+        (amqp.Channel._remove_tag, "self.no_ack_consumers.discard(consumer_tag)"),
+        (message.Message.ack, "if consumer_tag in self.channel.no_ack_consumers: return"),
         (amqp.Channel.basic_cancel, "self.no_ack_consumers.discard(consumer_tag)"),
         (amqp.Channel.basic_cancel, "spec.Basic.Cancel, argsig, (consumer_tag, nowait)"),
         (amqp.Channel._setup_listeners, "spec.Basic.CancelOk: self._on_basic_cancel_ok"),

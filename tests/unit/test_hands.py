@@ -84,6 +84,9 @@ class WayBack:
     def before_consuming(self) -> None:
         self.calls.append("before consuming")
 
+    def listen_closed(self) -> None:
+        self.calls.append("listen")
+
     def stop_consuming(self) -> None:
         self.calls.append("stop consuming")
 
@@ -327,6 +330,15 @@ def test_a_held_queue_alone_is_stopped_and_consumed_again(worker: Worker) -> Non
     assert worker.way_back.gone == ["b"]
     worker.order()
     assert "add the queue gpu" in worker.tend()
+
+
+def test_a_connection_that_comes_while_the_gate_is_closed_is_listened_to_and_not_consumed(worker: Worker) -> None:
+    """At boot, and after a reconnect: what is nowhere but under way must not be missed."""
+    worker.order(all=Mode.DRAIN)
+    worker.tend()
+    worker.calls.clear()
+    worker.consumer.consume()
+    assert worker.calls == ["listen"]
 
 
 def test_a_held_task_of_a_free_queue_is_set_aside(worker: Worker) -> None:

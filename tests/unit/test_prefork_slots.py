@@ -47,10 +47,9 @@ class Bench:
         self.worker: Any = SimpleNamespace(semaphore=LaxBoundedSemaphore(1), pool=None)
         self.worker._quick_acquire = self.worker.semaphore.acquire
         self.worker._quick_release = self.worker.semaphore.release
-        self.worker._process_task = MethodType(WorkController._process_task, self.worker)
-        self.worker.process_task = self.worker._process_task_sem = MethodType(
-            WorkController._process_task_sem, self.worker
-        )
+        celery: Any = WorkController
+        self.worker._process_task = MethodType(celery._process_task, self.worker)
+        self.worker.process_task = self.worker._process_task_sem = MethodType(celery._process_task_sem, self.worker)
         PreforkPool(self.worker, self.gate.cell).guard(self.gate, self.held.append)
         state = Holds(version=1, active=frozenset())
         self.gate.put_in_force(Snapshot(namespace="n", epoch=1, holds=state, publication=1, issued_at=NOW))
@@ -97,11 +96,10 @@ def test_a_start_that_breaks_down_in_the_middle_leaves_the_others_their_slots(be
     bench.send(1, is_revoked=False)
     bench.send(1, is_revoked=True)
     broken = Request(bench, is_revoked=False)
-    broken.execute_using_pool = lambda pool: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    broken.execute_using_pool = lambda pool: 1 / 0  # type: ignore[method-assign, assignment]
     bench.worker.process_task(broken)
     with pytest.raises(ZeroDivisionError):
         bench.end_one()
     bench.worker.semaphore.release()
     bench.send(3, is_revoked=True)
     assert bench.worker.semaphore.value == 1
-

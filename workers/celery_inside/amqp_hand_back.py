@@ -12,6 +12,7 @@ import amqp
 from amqp import spec
 
 from sluicegate.workers.celery_inside.loops import do_nothing
+from sluicegate.workers.celery_inside.marks import ARRIVAL
 from sluicegate.workers.celery_inside.redis_debts import (
     Arrival,
 )
@@ -22,6 +23,10 @@ log = logger(__name__)
 IN_HAND_S = 300.0
 """How long by default. RabbitMQ closes a channel that has had a message for longer than its `consumer_timeout`, which
 is 30 minutes by default."""
+
+_NEVER_CANCELLED = "sluicegate.no-ack"
+"""The consumer tag by which kombu knows what is not to be acknowledged. It forgets the real one with its consumer, and
+would then acknowledge what came before: RabbitMQ closes a channel over that."""
 
 
 @dataclass(slots=True, eq=False)
@@ -40,6 +45,11 @@ class _Delivery:
         return int(self.message.delivery_tag)
 
     @property
+    def is_ours_alone(self) -> bool:
+        """Did RabbitMQ forget it as it gave it out (a queue without acknowledgements)?"""
+        return _is_ours_alone(self.message)
+
+    @property
     def count(self) -> int:
         """How often a quorum queue has got it back."""
         return int((self.message.headers or {}).get("x-delivery-count") or 0)
@@ -56,6 +66,9 @@ class AmqpWayBack:
     order. Only when it has been kept for `in_hand_s` is it handed back, the oldest first, and the consumer cancelled.
     The same holds for a queue that would be deleted with its last consumer (auto-delete: Celery's broadcasts).
 
+    From a queue without acknowledgements RabbitMQ gives out everything at once, and takes nothing back: what came from
+    there is sent again, to the tail, as is what yielded after its acknowledgement.
+
     docs/decisions/0022-rabbitmq.md has the experiments.
     """
 
@@ -66,9 +79,10 @@ class AmqpWayBack:
         self._is_open = False
         self._stopped: set[str] = set()
         self._owed: list[_Delivery] = []
-        self._yielded: list[Any] = []
+        self._to_send: list[Any] = []
         self._in_hand: list[_Delivery] = []
         self._queues: dict[str, str] = {}
+        self._no_ack_queues: set[str] = set()
         self._cancelling: set[str] = set()
         self._was_warned = False
 
@@ -81,15 +95,11 @@ class AmqpWayBack:
         return self._tasks.channel
 
     def attach(self, consumer: Any, wake: Callable[[], None]) -> None:
-        """Remember which queue each message came from.
-
-        Nothing that was unacknowledged on the connection before is owed any more: RabbitMQ itself returned it.
-        """
+        """Remember which queue each message came from."""
         self._consumer = consumer
         self._wake = wake
         self._is_open = False
-        self._owed.clear()
-        self._in_hand.clear()
+        self._forget_what_was_returned()
         self._stopped.clear()
         self._queues.clear()
         self._cancelling.clear()
@@ -98,16 +108,28 @@ class AmqpWayBack:
 
         def remember_queue(queue: str, *args: Any, consumer_tag: str, **kw: Any) -> Any:
             self._queues[consumer_tag] = queue
+            if kw.get("no_ack"):
+                self._no_ack_queues.add(queue)
             return basic_consume(queue, *args, consumer_tag=consumer_tag, **kw)
 
         def arrived(raw: Any) -> Any:
             message = to_python(raw)
             if (queue := self._queues.get(raw.delivery_info.get("consumer_tag"))) is not None:
-                message.sluicegate_arrival = Arrival(queue, message.delivery_tag, time.monotonic())
+                no_ack = queue in self._no_ack_queues
+                message.sluicegate_arrival = Arrival(queue, message.delivery_tag, time.monotonic(), no_ack)
+                if no_ack:
+                    message.delivery_info = {**message.delivery_info, "consumer_tag": _NEVER_CANCELLED}
             return message
 
+        channel.no_ack_consumers.add(_NEVER_CANCELLED)
         channel.basic_consume, channel.message_to_python = remember_queue, arrived
         self._warn_once()
+
+    def _forget_what_was_returned(self) -> None:
+        """What was unacknowledged on the connection before is owed no more: RabbitMQ itself has returned it."""
+        self._to_send += [d.message for d in (*self._owed, *self._in_hand) if d.is_ours_alone]
+        self._owed.clear()
+        self._in_hand.clear()
 
     def _warn_once(self) -> None:
         if self._was_warned or self._version() >= (4, 0):
@@ -137,13 +159,17 @@ class AmqpWayBack:
         return bool(getattr(self._declared(queue), "auto_delete", False))
 
     def _stays(self, queue: str) -> bool:
-        return self._is_quorum(queue) or self._is_deleted_with_its_consumer(queue)
+        is_counted = self._is_quorum(queue) and queue not in self._no_ack_queues
+        return is_counted or self._is_deleted_with_its_consumer(queue)
 
     def _limit_of(self, queue: str) -> int | None:
         """The delivery limit as far as it can be known: a policy's is not shown to clients."""
         arguments = getattr(self._declared(queue), "queue_arguments", None) or {}
         limit = arguments.get("x-delivery-limit", 20 if self._version() >= (4, 0) else None)
         return None if limit is None or limit < 0 else int(limit)
+
+    def listen_closed(self) -> None:
+        """A queue that was declared keeps its messages, those of a broadcast too."""
 
     def stop_consuming(self) -> None:
         """Catch what is still under way; cancel where what is caught can be handed back.
@@ -192,7 +218,8 @@ class AmqpWayBack:
     def _take(self, message: Any, again: Callable[[], None]) -> None:
         delivery = _Delivery(message, queue_of_message(message) or "", again)
         # The header tells of a quorum queue that the app does not know to be one.
-        (self._in_hand if self._stays(delivery.queue) or delivery.count else self._owed).append(delivery)
+        stays = self._stays(delivery.queue) or (delivery.count and not delivery.is_ours_alone)
+        (self._in_hand if stays else self._owed).append(delivery)
 
     def before_consuming(self) -> None:
         """Give Celery what is in hand, in the order in which it came, before anything newer can come."""
@@ -216,6 +243,8 @@ class AmqpWayBack:
         if message.channel is tasks.channel:
             again = partial(tasks.on_message, message)
             self._in_hand.append(_Delivery(message, queue_of_message(message) or "", again, task=request.type))
+        elif _is_ours_alone(message):
+            self._to_send.append(message)
         request.send_event("task-rejected", requeue=True)
 
     def hand_back_aside(self, held: Collection[str]) -> bool:
@@ -228,6 +257,8 @@ class AmqpWayBack:
         request.acknowledged = True
         if message.channel is tasks.channel:
             self._take(message, partial(tasks.on_message, message))
+        elif _is_ours_alone(message):
+            self._to_send.append(message)
         # Last, since it goes to the broker and may fail.
         request.send_event("task-rejected", requeue=True)
         return True
@@ -236,7 +267,7 @@ class AmqpWayBack:
         """Where it was acknowledged, RabbitMQ has it no more: it is sent again, and goes to the tail."""
         if not request.acknowledged:
             return self.owe(request)
-        self._yielded.append(request.message)
+        self._to_send.append(request.message)
         tell_rejected(request)
         return True
 
@@ -244,11 +275,16 @@ class AmqpWayBack:
         """RabbitMQ asks for no sign of life of a message; its `consumer_timeout` cannot be put off either."""
 
     def finish(self) -> None:
-        """What comes now is not acknowledged: RabbitMQ returns it when the connection closes."""
+        """What comes now is not acknowledged: RabbitMQ returns it when the connection closes, and what is in hand too.
+
+        But for what it has forgotten already.
+        """
+        self._to_send += [delivery.message for delivery in self._in_hand if delivery.is_ours_alone]
+        self._in_hand = [delivery for delivery in self._in_hand if not delivery.is_ours_alone]
 
     def count_owed(self) -> int:
         """Consumers whose cancel the broker has not confirmed count too: something may be under way from them."""
-        return len(self._owed) + len(self._yielded) + self._count_cancelling()
+        return len(self._owed) + len(self._to_send) + self._count_cancelling()
 
     def _count_cancelling(self) -> int:
         self._cancelling = {tag for tag in self._cancelling if tag in self._channel.callbacks}
@@ -274,24 +310,31 @@ class AmqpWayBack:
             self._owe_what_is_in_hand()
         self._owed.sort(key=lambda delivery: delivery.tag)
         while self._owed:
-            self._hand_back_one(self._owed[0].message)
+            if self._owed[0].is_ours_alone:
+                self._to_send.append(self._owed[0].message)
+            else:
+                self._hand_back_one(self._owed[0].message)
             del self._owed[0]
-        if self._yielded:
-            self._send_yielded(self._channel.connection)
+        if self._to_send:
+            self._send_again(self._channel.connection)
 
     def hand_back_apart(self) -> None:
         """What was unacknowledged on the lost connection, RabbitMQ itself returned."""
-        self._owed.clear()
-        self._in_hand.clear()
+        self._forget_what_was_returned()
         self._cancelling.clear()
-        if self._yielded:
+        if self._to_send:
             with self._consumer.app.connection_for_read() as connection:
-                self._send_yielded(connection.default_channel.connection)
+                self._send_again(connection.default_channel.connection)
 
-    def _send_yielded(self, connection: Any) -> None:
-        while self._yielded:
-            self._send_again(connection, self._yielded[0])
-            del self._yielded[0]
+    def _send_again(self, connection: Any) -> None:
+        """The same messages, straight to the queues they came from, on a channel of its own that waits for answers."""
+        channel = connection.channel()
+        try:
+            while self._to_send:
+                _publish(channel, self._to_send[0])
+                del self._to_send[0]
+        finally:
+            channel.close()
 
     def _hand_back_one(self, message: Any) -> None:
         """By basic.nack, which py-amqp does not offer: since RabbitMQ 4.3 it does not count, as basic.reject does."""
@@ -303,21 +346,6 @@ class AmqpWayBack:
         else:
             channel.basic_reject(message.delivery_tag, requeue=True)
         message._state = "REQUEUED"
-
-    def _send_again(self, connection: Any, message: Any) -> None:
-        """The same message, straight to the queue it came from, on a channel of its own that waits for the answer."""
-        properties = dict(message.properties)
-        headers = dict(message.headers or {})
-        # kombu has unpacked the body; the count was the broker's.
-        for name in ("compression", "x-delivery-count"):
-            headers.pop(name, None)
-        properties["application_headers"] = headers
-        channel = connection.channel()
-        try:
-            again = amqp.Message(message.body, **properties)
-            channel.basic_publish_confirm(again, exchange="", routing_key=queue_of_message(message) or "")
-        finally:
-            channel.close()
 
     def _owe_what_is_in_hand(self) -> None:
         """Cancel first, and hand back when the broker has confirmed that: it would be delivered here again at once.
@@ -345,3 +373,19 @@ class AmqpWayBack:
             return True
         log.warning("sluicegate: %s is at its delivery limit and is kept: a return would drop it", delivery.message)
         return False
+
+
+def _is_ours_alone(message: Any) -> bool:
+    arrival: Arrival | None = getattr(message, ARRIVAL, None)
+    return arrival is not None and arrival.no_ack
+
+
+def _publish(channel: Any, message: Any) -> None:
+    properties = dict(message.properties)
+    headers = dict(message.headers or {})
+    # kombu has unpacked the body; the count was the broker's.
+    for name in ("compression", "x-delivery-count"):
+        headers.pop(name, None)
+    properties["application_headers"] = headers
+    again = amqp.Message(message.body, **properties)
+    channel.basic_publish_confirm(again, exchange="", routing_key=queue_of_message(message) or "")

@@ -58,6 +58,9 @@ class MemoryWayBack:
         """What went back comes again from here on, and is new then."""
         self._handed_back.clear()
 
+    def listen_closed(self) -> None:
+        """A queue keeps its messages whether it is consumed or not, those of a broadcast too."""
+
     def stop_consuming(self) -> None:
         """Cancel: a message is taken out of its queue and delivered in one step, on this thread."""
         self._consumer.task_consumer.cancel()

@@ -135,11 +135,15 @@ def _name() -> str:
 
 
 class Arrival(NamedTuple):
-    """Where a message came from, how many came before it, and when (monotonic seconds). One is made per message."""
+    """Where a message came from, how many came before it, and when (monotonic seconds). One is made per message.
+
+    `no_ack`: its queue is one without acknowledgements, and the broker forgot it as it gave it out.
+    """
 
     queue: str
     serial: int
     at: float
+    no_ack: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +151,7 @@ class Owed:
     """A message that must go back: its delivery tag, the list it came from, and its place among the others.
 
     `is_sure`: it came on the connection that is still open, so that nobody but us can have restored it. `entry`: it
-    was acknowledged, and this is what must stand in `unacked` again before it can go back.
+    was acknowledged, or needed not to be, and this is what must stand in `unacked` before it can go back.
     """
 
     tag: str

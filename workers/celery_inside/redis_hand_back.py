@@ -14,6 +14,7 @@ from kombu.utils.json import dumps, loads
 
 from sluicegate.workers.celery_inside.loops import do_nothing
 from sluicegate.workers.celery_inside.marks import ARRIVAL
+from sluicegate.workers.celery_inside.redis_broadcasts import RedisBroadcasts
 from sluicegate.workers.celery_inside.redis_debts import (
     HAND_BACK,
     HAND_BACK_ASIDE,
@@ -47,6 +48,7 @@ class RedisWayBack:
         self._late: list[Late] = []
         self._handed_back: dict[str, HandedBack] = {}
         self._serials = itertools.count()
+        self._broadcasts = RedisBroadcasts(self._serials)
         self._credit: Any = None
         self._wake: Callable[[], None] = do_nothing
         self._redelivery: RedeliveryWatch | None = None
@@ -63,23 +65,33 @@ class RedisWayBack:
         self._doubt()
         self._handed_back.clear()
         channel = self._channel
+        self._broadcasts.attach(consumer.task_consumer)
         basic_consume = channel.basic_consume
         serials, now = self._serials, time.monotonic
 
         def remember_queue(queue: str, no_ack: bool, callback: Callable[[Any], None], *args: Any, **kw: Any) -> Any:
             def arrived(message: Any) -> None:
-                message.sluicegate_arrival = Arrival(queue, next(serials), now())
+                message.sluicegate_arrival = Arrival(queue, next(serials), now(), no_ack)
                 callback(message)
 
-            return basic_consume(queue, no_ack, arrived, *args, **kw)
+            consumed = basic_consume(queue, no_ack, arrived, *args, **kw)
+            if self._broadcasts.has(queue):
+                self._broadcasts.stand_before(queue)
+            return consumed
 
         channel.basic_consume = remember_queue
 
     def stop_consuming(self) -> None:
         """Cancel, and catch what an outstanding BRPOP may still deliver: kombu would put it at the tail."""
         tasks = self._consumer.task_consumer
-        queues = [name for name in tasks.channel._active_queues if name not in tasks.channel._fanout_queues]
-        tasks.cancel()
+        self._broadcasts.stop()
+        queues = [name for name in tasks._active_tags if not self._broadcasts.has(name)]
+        for queue in queues:
+            tag = tasks._active_tags[queue]
+            del tasks._active_tags[queue]
+            # kombu 5.5 keeps no such book.
+            getattr(tasks, "_active_queue_no_ack", {}).pop(queue, None)
+            tasks.channel.basic_cancel(tag)
         # Without credit kombu leaves the reply of that BRPOP unread, and the message in it is nowhere: not in the
         # queue, not in unacked. No new BRPOP is sent while no queue is active, so this lets in no other.
         qos = tasks.channel.qos
@@ -97,20 +109,30 @@ class RedisWayBack:
         It ends by itself within `brpop_timeout`, a second by default; kombu waits for it too, when it closes.
         """
         self.stop_consuming()
+        self._broadcasts.tell_lost()
         if self._channel._in_poll:
             with suppress(Empty):
                 self._channel._brpop_read()
 
     def stop_queue(self, queue: str) -> None:
         """A BRPOP that is out asks for it too: what it delivers is caught."""
-        channel = self._channel
+        if self._broadcasts.has(queue):
+            self._broadcasts.stop_queue(queue)
+            return
         self._consumer.task_consumer.cancel_by_queue(queue)
-        if queue not in channel._fanout_queues:
-            channel.connection._callbacks[queue] = self._late_callback(queue)
+        self._channel.connection._callbacks[queue] = self._late_callback(queue)
+
+    def listen_closed(self) -> None:
+        """Broadcasts are kept by nobody else."""
+        self._broadcasts.listen()
 
     def before_consuming(self) -> None:
         """Undo what `stop_consuming` put over the channel's credit; Celery may have put something there too."""
         self._handed_back.clear()
+        self._give_credit_back()
+        self._broadcasts.go_on()
+
+    def _give_credit_back(self) -> None:
         qos = self._channel.qos
         if qos.__dict__.get("can_consume") is not _always:
             return
@@ -138,12 +160,8 @@ class RedisWayBack:
         return len(self._owed) + len(self._aside) + len(self._late)
 
     def owe_yielded(self, request: Any) -> bool:
-        """Where it was acknowledged, it stands in `unacked` no more, and must be put there before it can go back."""
-        entry = None
-        if request.acknowledged:
-            info = request.message.delivery_info
-            entry = dumps([request.message._raw, info.get("exchange"), info.get("routing_key")])
-        is_owed = self._take_over(request, entry)
+        """As `owe`; whether it was acknowledged makes no difference."""
+        is_owed = self._take_over(request)
         if is_owed:
             tell_rejected(request)
         return is_owed
@@ -151,24 +169,28 @@ class RedisWayBack:
     can_set_aside = True
 
     def set_aside(self, request: Any) -> None:
-        """To a list beside the one it came from; a broadcast is nobody else's, and is dropped here."""
-        if self.owe(request):
+        """To a list beside the one it came from; a broadcast is nobody else's, and is kept here."""
+        if self._is_broadcast(request):
+            self._broadcasts.keep(request, task=request.type)
+            request.send_event("task-rejected", requeue=True)
+        elif self.owe(request):
             self._aside.append(self._owed.pop())
 
     def hand_back_aside(self, held: Collection[str]) -> bool:
         """One look, and one script for each list that there is something in."""
+        was_given = self._broadcasts.give_released(held)
         channel = self._channel
         queues = [queue.name for queue in self._consumer.task_consumer.queues]
         names = dict.fromkeys(channel._q_for_pri(queue, pri) for queue in queues for pri in channel.priority_steps)
         lists = [_prefix(channel) + name for name in names]
         if not lists:
-            return False
+            return was_given
         with channel.conn_or_acquire() as client:
             lengths = client.execute_command("EVAL", LENGTHS, len(lists), *map(aside_key, lists))
             filled = [key for key, length in zip(lists, lengths, strict=True) if length]
             for key in filled:
                 client.execute_command("EVAL", HAND_BACK_ASIDE, 2, aside_key(key), key, *sorted(held))
-        return bool(filled)
+        return bool(filled) or was_given
 
     def keep(self, requests: Iterable[Any]) -> None:
         """By making them look as if they had just come; one that was restored meanwhile is left alone."""
@@ -189,28 +211,43 @@ class RedisWayBack:
         return self._redelivery.see(holder, time.monotonic())
 
     def count_in_hand(self) -> int:
-        """Broadcasts are kept by whoever asked."""
-        return 0
+        """Broadcasts: they have no list to go back to."""
+        return self._broadcasts.count()
 
     def due_in_s(self) -> float | None:
         """Never: what is owed is handed back at once."""
         return None
 
     def owe(self, request: Any) -> bool:
-        """False for a broadcast, which has no list to go back to."""
+        """True for a broadcast too, which is kept here; False where nobody knows what list it came from."""
         is_owed = self._take_over(request)
         if is_owed:
             # Last, since it goes to the broker and may fail: the debt stands by then.
             request.send_event("task-rejected", requeue=True)
         return is_owed
 
-    def _take_over(self, request: Any, entry: str | None = None) -> bool:
-        """Make a debt of its message. `entry`: as `Owed` has it."""
+    def _is_broadcast(self, request: Any) -> bool:
+        arrival: Arrival | None = getattr(request.message, ARRIVAL, None)
+        return arrival is not None and self._broadcasts.has(arrival.queue)
+
+    def _take_over(self, request: Any) -> bool:
+        """Make a debt of its message.
+
+        Where it was acknowledged, or came from a queue without acknowledgements, it does not stand in `unacked`, and
+        must be put there before it can go back.
+        """
         channel = self._channel
         message = request.message
         arrival: Arrival | None = getattr(message, ARRIVAL, None)
-        if arrival is None or arrival.queue in channel._fanout_queues:
+        if arrival is None:
             return False
+        if self._is_broadcast(request):
+            self._broadcasts.keep(request)
+            return True
+        entry = None
+        if request.acknowledged or arrival.no_ack:
+            info = message.delivery_info
+            entry = dumps([message._raw, info.get("exchange"), info.get("routing_key")])
         priority = channel._get_message_priority(message._raw, reverse=False)
         self._owed.append(
             Owed(
@@ -224,13 +261,15 @@ class RedisWayBack:
             )
         )
         # From here on the message is not Celery's: neither acknowledged nor restored by it.
-        channel.qos._quick_ack(message.delivery_tag)
+        if not arrival.no_ack:
+            channel.qos._quick_ack(message.delivery_tag)
         request.acknowledged = True
         message._state = "REQUEUED"
         return True
 
     def hand_back(self) -> None:
         """Tags and lists in one script."""
+        self._broadcasts.give_again()
         if self.count_owed():
             self._hand_back_over(self._channel)
 
@@ -246,7 +285,7 @@ class RedisWayBack:
 
     def _hand_back_over(self, channel: Any) -> None:
         with channel.conn_or_acquire() as client:
-            self._store_acknowledged(channel, client)
+            self._store_what_is_gone(channel, client)
             self._put_aside(channel, client)
             if self._owed:
                 self._hand_back_owed(channel, client)
@@ -254,12 +293,13 @@ class RedisWayBack:
                 self._hand_back_late(channel, client, self._late[0])
                 self._late.pop(0)
 
-    def _store_acknowledged(self, channel: Any, client: Any) -> None:
-        for number, owed in enumerate(self._owed):
-            if owed.entry is not None:
-                self._store(channel, client, owed.tag, owed.entry, owed.debt)
-                # From here on a tag that is gone was handed back.
-                self._owed[number] = replace(owed, entry=None, is_sure=False)
+    def _store_what_is_gone(self, channel: Any, client: Any) -> None:
+        for debts in (self._owed, self._aside):
+            for number, owed in enumerate(debts):
+                if owed.entry is not None:
+                    self._store(channel, client, owed.tag, owed.entry, owed.debt)
+                    # From here on a tag that is gone was handed back.
+                    debts[number] = replace(owed, entry=None, is_sure=False)
 
     def _store(self, channel: Any, client: Any, tag: str, entry: str, debt: str) -> None:
         keys = (*_unacked(channel), stored_key(_prefix(channel), debt))

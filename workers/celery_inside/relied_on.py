@@ -67,8 +67,16 @@ What is relied on, by the module that does (in brackets)     where it stands
   `_get_message_priority`, `conn_or_acquire`, `_in_poll`, `_brpop_read`, `_fanout_queues`, `global_keyprefix`
                                                             kombu/transport/redis.py
 - `Transport._callbacks`, kombu's queue name -> callback      kombu/transport/virtual/base.py
+- `QoS.append` is not called for a queue without acknowledgements   kombu/transport/virtual/base.py
+- `Consumer._active_tags`, `._active_queue_no_ack` (5.7)     kombu/messaging.py
+[redis_broadcasts]
+- `Channel._fanout_queues`, filled when a queue is declared; a cancelled one is unsubscribed from, and `_subscribe` is
+  called for a channel that does not listen yet, and no other   kombu/transport/redis.py
+- `Transport._callbacks`                                     kombu/transport/virtual/base.py
+- `Consumer._basic_consume`, `._active_tags`, `._queues`     kombu/messaging.py
 [amqp_hand_back]
-- the AMQP channel: `callbacks` by consumer tag until the broker's cancel-ok, `no_ack_consumers`, `send_method`,
+- the AMQP channel: `callbacks` by consumer tag until the broker's cancel-ok, `no_ack_consumers` the same, and kombu's
+  messages ask by their `delivery_info` whether their consumer is among these; `send_method`,
   `message_to_python`, `connection.server_properties`         amqp/channel.py, kombu/transport/pyamqp.py
 - `Consumer._active_tags`, `._active_queue_no_ack` (5.7), `._receive_callback`, `.on_message`   kombu/messaging.py
 [made_by]
