@@ -100,7 +100,8 @@ ENABLED = Setting(
     name="SLUICEGATE_ENABLED",
     parse=_switch,
     default="true",
-    meaning="`false` makes the plugin inert: vanilla Celery behaviour, stored holds kept and visible.",
+    meaning="`false` makes the plugin inert: vanilla Celery behaviour, stored holds kept and visible; what was set "
+    "aside in Redis goes back to its queues.",
     readers=(WORKER,),
 )
 NAMESPACE = Setting(

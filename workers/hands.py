@@ -46,6 +46,7 @@ class Hands:
         self._last_failure = ""
         self._is_closing = False
         sides.pool.guard(gate, self.hand_back.hold)
+        sides.consumer.guard(gate, self.hand_back.hold)
 
     def wake(self) -> None:
         """Have `tend` called soon on the consumer's thread; safe from any thread."""

@@ -13,12 +13,20 @@ def install(app: Any, environ: Mapping[str, str] | None = None) -> None:
     Settings are read from `environ` (default: the process's environment) when a worker starts, so a process that
     only sends tasks needs none. Without them `celery worker` prints one line and exits with code 2, a worker that is
     made in another way raises InvalidSetting, and the one of `celery.contrib.testing` runs as if this had not been
-    called, as any worker does with SLUICEGATE_ENABLED=false.
+    called, as any worker does with SLUICEGATE_ENABLED=false. A purge of a queue takes what is set aside of it too, in
+    any process that has called this.
     """
     # Imported here, so that importing the package costs nothing: `celery --help` imports it for its commands.
-    from sluicegate.workers.steps import FollowHolds, GuardConsumer
+    from sluicegate.workers.celery_inside import purges
+    from sluicegate.workers.steps import FollowHolds, GuardConsumer, HandBackAside
 
     environ = os.environ if environ is None else environ
-    follow = type("FollowHolds", (FollowHolds,), {"environ": environ, "__module__": FollowHolds.__module__})
-    app.steps["worker"].add(follow)
+    purges.take_aside_too()
+    app.steps["worker"].add(_reading(FollowHolds, environ))
     app.steps["consumer"].add(GuardConsumer)
+    app.steps["consumer"].add(_reading(HandBackAside, environ))
+
+
+def _reading(step: Any, environ: Mapping[str, str]) -> Any:
+    """The step, for an app whose settings are these."""
+    return type(step.__name__, (step,), {"environ": environ, "__module__": step.__module__})

@@ -1,7 +1,8 @@
 """What the core asks of a pool, of the way back to a broker, of Celery's consumer, of its books, and of a loop.
 
-`celery_inside` has the answers. A `request` is Celery's, and a `consumer` is Celery's for one broker connection. The
-core passes both on, and reads of a request only `id`, `name` and `acknowledged`; `Books` tells the rest.
+`celery_inside` has the answers. A `request` is Celery's (or stands for one that it cannot make), and a `consumer` is
+Celery's for one broker connection. The core passes both on, and reads of a request only `id`, `name` and
+`acknowledged`; `Books` tells the rest.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class WayBack(Protocol):
     def hand_back_aside(self, held: Collection[str]) -> bool:
         """Hand what was set aside, here or by anybody, back to the head of its queue, but for tasks named in `held`.
 
-        False where nothing was. Raises the broker's errors; what was not handed back is still there.
+        False where nothing went back. Raises the broker's errors; what was not handed back is still there.
         """
 
     def owe(self, request: Any) -> bool:
@@ -149,6 +150,9 @@ class Loop(Protocol):
 
 class TaskConsumer(Protocol):
     """Celery's consumer of tasks, on one broker connection after the other, and what waits in it before the pool."""
+
+    def guard(self, gate: Gate[Any], hold: Callable[[Any], None]) -> None:
+        """Give `hold` what Celery would throw away unread while it is held: a task that this worker does not know."""
 
     def attach(self, consumer: Any, consume: Callable[[Callable[[], None]], None]) -> None:
         """A new connection: from now on `consume` is called in the place of Celery's own, and is given that."""

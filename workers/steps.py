@@ -22,6 +22,7 @@ from sluicegate.schemas import settings
 from sluicegate.schemas.errors import InvalidSetting
 from sluicegate.workers.celery_inside.made_by import is_made_by_command, is_test_worker
 from sluicegate.workers.celery_inside.marks import MEMBER
+from sluicegate.workers.celery_inside.switched_off import LeftAside
 from sluicegate.workers.log import logger
 
 log = logger(__name__)
@@ -56,7 +57,7 @@ class FollowHolds(bootsteps.StartStopStep):
     environ: Mapping[str, str] = os.environ
 
     def include_if(self, w: Any) -> bool:
-        """With SLUICEGATE_ENABLED=false nothing is put in anywhere: vanilla Celery.
+        """With SLUICEGATE_ENABLED=false nothing is put in anywhere: vanilla Celery, but for `HandBackAside`.
 
         Nor into the worker of a test that was told of no fleet: a test suite runs as it did without us.
         """
@@ -124,3 +125,37 @@ class GuardConsumer(bootsteps.StartStopStep):
     def register_with_event_loop(self, c: Any, hub: Any) -> None:
         """Each time the event loop starts, and before it consumes."""
         c.controller.sluicegate.hands.register(hub)
+
+
+class HandBackAside(bootsteps.StartStopStep):
+    """With SLUICEGATE_ENABLED=false: what others set aside of this worker's queues is plain Celery's again.
+
+    At its start, before it consumes, and every minute: while a fleet is switched off worker by worker, those that have
+    not been yet still set tasks aside.
+    """
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+    environ: Mapping[str, str] = os.environ
+    EVERY_S = 60.0
+
+    def __init__(self, c: Any, **more: Any) -> None:
+        """`_entry` is the timer's, while there is a broker connection."""
+        super().__init__(c, **more)
+        self._entry: Any = None
+
+    def include_if(self, c: Any) -> bool:
+        """Only where the worker is switched off, and on Redis: what lies aside elsewhere, the broker itself returns."""
+        is_off = not hasattr(c.controller, MEMBER) and not settings.ENABLED.read(self.environ)
+        return is_off and LeftAside.may_be_at(c)
+
+    def start(self, c: Any) -> None:
+        """For each broker connection."""
+        left = LeftAside(c)
+        left.hand_back()
+        self._entry = c.timer.call_repeatedly(self.EVERY_S, left.hand_back)
+
+    def stop(self, c: Any) -> None:
+        """The connection goes."""
+        if self._entry is not None:
+            self._entry.cancel()
+            self._entry = None

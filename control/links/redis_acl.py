@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from sluicegate.schemas.adapters.aside import aside_key, tally_key
 from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.names import beat_key, beats_key, cursor_key, hint_channel, snapshot_key
 
@@ -48,6 +49,7 @@ def broker_rules(queues: Iterable[str], database: int = 0) -> tuple[str, ...]:
     """
     lists = ("+lpush", "+rpush", "+brpop", "+rpop", "+llen", "+lpos", "+lrange")
     unacked = ("+hset", "+hget", "+hmget", "+hdel", "+zadd", "+zrem", "+zrange", "+zrangebyscore", "+zrevrangebyscore")
+    tally = ("+hincrby", "+hgetall")
     bindings = ("+sadd", "+srem", "+smembers")
     others = (
         "+time",
@@ -63,7 +65,7 @@ def broker_rules(queues: Iterable[str], database: int = 0) -> tuple[str, ...]:
     )
     transactions = ("+multi", "+exec", "+discard", "+watch", "+unwatch")
     fanout = ("+publish", "+subscribe", "+unsubscribe", "+psubscribe", "+punsubscribe")
-    commands = (*lists, *unacked, *bindings, *others, *transactions, *fanout)
+    commands = (*lists, *unacked, *tally, *bindings, *others, *transactions, *fanout)
     keys = [
         "~unacked",
         "~unacked_index",
@@ -77,8 +79,9 @@ def broker_rules(queues: Iterable[str], database: int = 0) -> tuple[str, ...]:
         if not _QUEUE.fullmatch(queue) or queue.startswith("sluicegate:"):
             raise InvalidInput("queue", f"{queue!r} cannot stand in a rule for keys")
         # The second is its lists of other priorities than 0: two control characters and a digit follow the name.
-        # What is set aside of each, while some of its tasks are held, has a list of its own again.
-        keys += [f"~{place}{queue}{priority}" for place in ("", "sluicegate.aside:") for priority in ("", "??[0-9]")]
+        # What is set aside of each, while some of its tasks are held, has a list of its own again, and a tally.
+        places = ("", aside_key(""), tally_key(""))
+        keys += [f"~{place}{queue}{priority}" for place in places for priority in ("", "??[0-9]")]
     # The first is for publishing; who subscribes to a pattern needs a rule that is that very pattern.
     patterns = ("*", "celery.pidbox", "celeryev/*", "celeryev/worker.*")
     return (*_NOTHING, *_CONNECT, *commands, *keys, *(f"&/{database}.{pattern}" for pattern in patterns))

@@ -25,10 +25,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from sluicegate.control.embedded import EmbeddedValkey
+from sluicegate.schemas.adapters.aside import aside_key
 from sluicegate.schemas.beats import RunningTask
 from sluicegate.schemas.holds.hold import Hold, Holds
 from sluicegate.schemas.modes import Mode
-from sluicegate.schemas.scopes import GLOBAL, Subject
+from sluicegate.schemas.scopes import GLOBAL, Scope, Subject
 from sluicegate.schemas.snapshots import Snapshot
 from sluicegate.workers.celery_inside.books import CeleryBooks
 from sluicegate.workers.celery_inside.consumer import CeleryConsumer
@@ -36,6 +37,7 @@ from sluicegate.workers.celery_inside.loops import HubLoop
 from sluicegate.workers.celery_inside.prefork import PreforkPool
 from sluicegate.workers.celery_inside.redis_debts import HAND_BACK, PUT_IN_PLACE, STORE
 from sluicegate.workers.celery_inside.redis_hand_back import RedisWayBack
+from sluicegate.workers.celery_inside.requests import subject_of
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.gate import Gate
 from sluicegate.workers.hands import Hands
@@ -104,6 +106,7 @@ class Bench:
         self.options = {**own, "priority_steps": [0, 3, 6, 9], **options}
         self.url = valkey.url
         self.started: list[int] = []
+        self.refused: list[int] = []
         self.arrived: list[Parcel] = []
         self.pool = SimpleNamespace(outbound_buffer=deque(), _cache={}, _pool=[])
         self.timer = Timer()
@@ -141,6 +144,9 @@ class Bench:
             timer=self.timer,
             qos=SimpleNamespace(decrement_eventually=lambda: None),
             connection_errors=self.connection.connection_errors,
+            on_unknown_task=self._refuse,
+            on_invalid_task=self._refuse,
+            on_decode_error=self._refuse,
         )
         self.hands.attach(self.consumer)
 
@@ -182,7 +188,9 @@ class Bench:
     def open_and_receive(self, count: int) -> None:
         self.resume()
         self.hands.tend()
+        self.receive(count)
 
+    def receive(self, count: int) -> None:
         def have() -> bool:
             with suppress(TimeoutError):
                 while len(self.arrived) < count:
@@ -232,6 +240,11 @@ class Bench:
         parcel = Parcel(message)
         self.arrived.append(parcel)
         self.worker.process_task(parcel)
+
+    def _refuse(self, body: Any, message: Any, error: Exception) -> None:
+        """As Celery does with a task that it does not know."""
+        message.reject()
+        self.refused.append(_number(message._raw))
 
     def _start(self, parcel: Parcel) -> None:
         self.started.append(_number(parcel.message._raw))
@@ -767,3 +780,107 @@ def test_what_was_fetched_without_acknowledgement_goes_back_however_long_it_was_
         assert bench.redis.hlen(bench.stored) == bench.redis.zcard(bench.index) == 0
     finally:
         bench.close()
+
+
+def _hold(bench: Bench, scope: str) -> None:
+    bench.gate.subject_of = lambda request: subject_of(request, Subject())
+    bench.version += 1
+    hold = Hold(id=UUID(int=0), scope=Scope.parse(scope), mode=Mode.DRAIN, reason="r", actor="a", created_at=NOW)
+    state = Holds(version=bench.version, active=frozenset({hold}))
+    bench.gate.put_in_force(Snapshot(namespace="default", epoch=1, holds=state, publication=1, issued_at=NOW))
+
+
+def _fetch_unknown(bench: Bench, count: int) -> None:
+    """Tasks that this worker does not know come, as Celery calls it for each."""
+    came: list[Any] = []
+
+    def arrive(message: Any) -> None:
+        came.append(message)
+        bench.consumer.on_unknown_task(None, message, KeyError("app.new"))
+
+    bench.consumer.task_consumer.on_message = arrive
+
+    def have() -> bool:
+        with suppress(TimeoutError):
+            bench.connection.drain_events(timeout=0.1)
+        return len(came) >= count
+
+    until(f"{count} messages have come", have)
+
+
+def _send_tasks(bench: Bench, *numbers: int) -> None:
+    with Connection(bench.url, transport_options=bench.options) as connection:
+        for number in numbers:
+            connection.Producer().publish(
+                number,
+                exchange=bench.queues[0].exchange,
+                routing_key=bench.queues[0].routing_key,
+                declare=bench.queues,
+                headers={"task": "app.new", "id": f"t{number}"},
+            )
+
+
+def _aside(bench: Bench) -> list[int]:
+    raws = bench.redis.lrange(aside_key(bench.list), 0, -1)
+    return [_number(json.loads(raw)) for raw in reversed(raws)]
+
+
+def test_a_held_task_that_this_worker_does_not_know_is_set_aside_and_not_thrown_away(bench):
+    _send_tasks(bench, 1, 2)
+    bench.open_and_receive(0)
+    _hold(bench, "task:app.new")
+    _fetch_unknown(bench, 2)
+    bench.hands.tend()
+    assert (_aside(bench), bench.waiting(), bench.refused) == ([1, 2], [], [])
+    assert bench.redis.hlen(bench.stored) == 0
+    assert bench.has_acknowledged
+    bench.resume()
+    bench.hands.tend()
+    assert (_aside(bench), bench.waiting()) == ([], [1, 2])
+    _fetch_unknown(bench, 2)
+    assert bench.refused == [1, 2], "what nobody holds is Celery's to judge"
+
+
+def test_a_task_that_nobody_here_knows_and_that_comes_to_a_closed_worker_goes_back(bench):
+    """It was under way when the pause came."""
+    _send_tasks(bench, 1, 2)
+    bench.open_and_receive(0)
+    bench.pause()
+    _fetch_unknown(bench, 2)
+    bench.hands.tend()
+    assert (bench.waiting(), bench.refused) == ([1, 2], [])
+    assert bench.redis.hlen(bench.stored) == 0
+    assert bench.has_acknowledged
+
+
+def test_a_message_whose_task_cannot_be_read_falls_under_a_hold_of_the_worker_alone(bench):
+    _send_tasks(bench, 1)
+    bench.open_and_receive(0)
+    (raw,) = bench.redis.lrange(bench.list, 0, -1)
+    broken = {**json.loads(raw), "headers": {}, "content-type": "application/x-nothing"}
+    bench.redis.lset(bench.list, 0, json.dumps(broken))
+    _hold(bench, "task:app.new")
+    _fetch_unknown(bench, 1)
+    assert bench.refused == [1]
+
+
+def test_a_new_connection_wraps_what_throws_away_no_second_time(bench):
+    first = bench.consumer.on_unknown_task
+    bench.hands.detach()
+    bench.hands.attach(bench.consumer)
+    assert bench.consumer.on_unknown_task is first
+
+
+def test_a_message_that_does_not_say_its_task_is_set_aside_once_and_comes_back_byte_for_byte(bench):
+    """Protocol 1: whoever sweeps cannot read the body."""
+    bench.send(1, 2, 3)
+    sent = bench.redis.lrange(bench.list, 0, -1)
+    _hold(bench, "task:app.work")
+    bench.hands.tend()
+    bench.receive(3)
+    bench.hands.tend()
+    assert (_aside(bench), bench.waiting()) == ([1, 2, 3], [])
+    assert not bench.way_back.hand_back_aside({"app.work"})
+    assert _aside(bench) == [1, 2, 3]
+    assert bench.way_back.hand_back_aside({"app.other"})
+    assert bench.redis.lrange(bench.list, 0, -1) == sent

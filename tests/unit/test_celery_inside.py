@@ -190,6 +190,17 @@ def test_the_installed_version_is_one_that_was_read(package):
         (pyamqp.Channel.message_to_python, "return self.Message(raw_message, channel=self)"),
         (pyamqp.Message.__init__, "headers=props.get('application_headers') or {}"),
         (pyamqp.Transport, "driver_name = 'py-amqp'"),
+        # What is thrown away unread, and what a purge comes to.
+        (Consumer.create_task_handler, "on_unknown_task = self.on_unknown_task on_invalid_task = self.on_invalid_task"),
+        (Consumer.create_task_handler, "return self.on_decode_error(message, exc)"),
+        (Consumer.create_task_handler, "return on_unknown_task(None, message, exc)"),
+        (Consumer.create_task_handler, "return on_invalid_task(payload, message, exc)"),
+        (tasks.Tasks.start, "c.connection, on_decode_error=c.on_decode_error,"),
+        (loops.asynloop, "on_task_received = obj.create_task_handler()"),
+        (loops.synloop, "on_task_received = obj.create_task_handler()"),
+        (virtual.Channel.queue_purge, "return self._purge(queue)"),
+        (redis.Channel._purge, "pipe.llen(priq).delete(priq)"),
+        (redis.Channel._delete, "self.auto_delete_queues.discard(queue)"),
         # What a side is chosen by, the queues that are consumed, and the event loop.
         (WorkController.setup_instance, "self._conninfo = self.app.connection_for_read()"),
         (WorkController.setup_instance, "self.use_eventloop = ("),

@@ -135,6 +135,8 @@ class Consumer:
         self.calls = calls
         self.consumed = {"mail": "the queue mail", "gpu": "the queue gpu"}
 
+    def guard(self, gate: Gate[Any], hold: Callable[[Any], None]) -> None: ...
+
     def attach(self, consumer: Any, consume: Callable[[Callable[[], None]], None]) -> None:
         self.consume = lambda: consume(lambda: self.calls.append("consume"))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from sluicegate.schemas.beats import RunningTask
 from sluicegate.workers.celery_inside import requests, waiting
+from sluicegate.workers.celery_inside.unread import Unread
 
 
 class CeleryBooks:
@@ -27,8 +28,11 @@ class CeleryBooks:
         requests.forget(request)
 
     def start(self, request: Any) -> None:
-        """By what Celery calls for every request that came."""
-        self._worker.process_task(request)
+        """By what Celery calls for every request that came, or for every message that it can make none of."""
+        if isinstance(request, Unread):
+            request.refuse()
+        else:
+            self._worker.process_task(request)
 
     def count_reserved(self) -> int:
         """What is reserved and not active, and what waits on the timer."""

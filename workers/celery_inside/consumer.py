@@ -11,6 +11,8 @@ from redis.exceptions import ResponseError
 
 from sluicegate.workers.celery_inside import waiting
 from sluicegate.workers.celery_inside.loops import do_nothing
+from sluicegate.workers.celery_inside.unread import keep_unread
+from sluicegate.workers.gate import Gate
 from sluicegate.workers.ports import Wanted
 
 
@@ -20,14 +22,20 @@ class CeleryConsumer:
     def __init__(self) -> None:
         self._consumer: Any = None
         self._consume: Callable[[], None] = do_nothing
+        self._keep_unread: Callable[[Any], None] = lambda consumer: None
 
     @property
     def _tasks(self) -> Any:
         return self._consumer.task_consumer
 
+    def guard(self, gate: Gate[Any], hold: Callable[[Any], None]) -> None:
+        """Celery makes a handler of messages for each connection, and looks these up then."""
+        self._keep_unread = lambda consumer: keep_unread(consumer, gate, hold)
+
     def attach(self, consumer: Any, consume: Callable[[Callable[[], None]], None]) -> None:
         """Before its first `consume()`."""
         self._consumer = consumer
+        self._keep_unread(consumer)
         celery_consume = self._tasks.consume
         self._consume = lambda: consume(celery_consume)
 

@@ -12,6 +12,8 @@ QUEUE = "sluicegate_queue"
 REQUEST = "sluicegate_request"
 NOTED = "sluicegate_noted"
 MEMBER = "sluicegate"
+UNREAD = "sluicegate_unread"
+PURGES = "sluicegate_purges"
 
 ADDED = {
     ARRIVAL: "a kombu message: the queue it came from, its number there, and when (redis_debts.Arrival)",
@@ -19,6 +21,8 @@ ADDED = {
     REQUEST: "an accept callback of a pool in this process: its request, which gevent's spawn is not told",
     NOTED: "what stands in the place of `before_start` and of `build_tracer`: True, it is ours (starts)",
     MEMBER: "a WorkController: the Member of this process (steps, commands)",
+    UNREAD: "a worker's consumer: True, what it would throw away unread comes to the gate already",
+    PURGES: "kombu's Redis channel: True, its purge takes what is set aside already",
 }
 """Attributes and keys of our own: name, and whose it is and what for."""
 
@@ -28,6 +32,11 @@ REPLACED = {
     "_quick_release": "WorkController: the slot of a revoked start is passed on after that start (prefork)",
     "on_apply": "TaskPool of this process: each hand-over is a job that is checked again where it starts (in_process)",
     "_quick_put": "gevent's TaskPool: a full pool is not waited for while the gate is closed (in_process)",
+    "on_unknown_task": "a worker's consumer: a held task that it does not know is not thrown away (unread)",
+    "on_invalid_task": "the same, of one whose content it does not accept",
+    "on_decode_error": "the same, of one that it cannot decode; its task consumer's too",
+    "_purge": "kombu's Redis channel: what is set aside of a queue is purged with it (purges)",
+    "_delete": "the same, where a queue is deleted",
     "flush": "prefork's TaskPool: remembers the jobs that Celery forgets (prefork)",
     "consume": "a connection's task consumer: nothing is consumed while the gate is closed (consumer)",
     "basic_consume": "a connection's channel: each message is told its queue (redis_, amqp_, memory_hand_back)",

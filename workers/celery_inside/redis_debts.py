@@ -77,56 +77,23 @@ KEEP = """
 for i = 2, #ARGV do redis.call('ZADD', KEYS[1], 'XX', ARGV[1], ARGV[i]) end
 """
 
-# A single task that is held, of a queue that is not, is set aside in a list beside the one it came from. The newest
-# stand at the left there, as in the queue. What may run again goes back to the head in one step, in its order, and
-# whoever has newer orders does it: a list that is left behind by a worker that died is everybody's.
-#   KEYS[1] unacked, KEYS[2] unacked index, KEYS[3] list aside; ARGV: tag, payload, force as above
+# A single task that is held, of a queue that is not, is set aside in a list beside the one it came from
+# (`schemas.adapters.aside`). What may run again goes back to the head in one step, in its order, and whoever has
+# newer orders does it: a list that is left behind by a worker that died is everybody's. Where the tally may not be
+# written, nothing but time is lost.
+#   KEYS[1] unacked, KEYS[2] unacked index, KEYS[3] list aside; ARGV: tag, payload, force as above, tally, task
 SET_ASIDE = """
 redis.call('ZREM', KEYS[2], ARGV[1])
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 and ARGV[3] ~= '1' then return 0 end
 redis.call('LPUSH', KEYS[3], ARGV[2])
+redis.pcall('HINCRBY', ARGV[4], ARGV[5], 1)
 return 1
-"""
-#   KEYS[1] list aside, KEYS[2] the queue's list; ARGV: the names of the tasks that are still held
-HAND_BACK_ASIDE = """
-local held = {}
-for i = 1, #ARGV do held[ARGV[i]] = true end
-local entries = redis.call('LRANGE', KEYS[1], 0, -1)
-local kept = {}
-for i = 1, #entries do
-  local read, message = pcall(cjson.decode, entries[i])
-  local headers = read and message['headers'] or {}
-  if held[headers['task']] then
-    kept[#kept + 1] = entries[i]
-  else
-    redis.call('RPUSH', KEYS[2], entries[i])
-  end
-end
-if #kept < #entries then
-  redis.call('DEL', KEYS[1])
-  for i = 1, #kept do redis.call('RPUSH', KEYS[1], kept[i]) end
-end
-return #entries - #kept
-"""
-#   KEYS: lists; how long each is
-LENGTHS = """
-local lengths = {}
-for i = 1, #KEYS do lengths[i] = redis.call('LLEN', KEYS[i]) end
-return lengths
 """
 
 
 def stored_key(prefix: str, debt: str) -> str:
     """Where it stands that the message of this debt was stored."""
     return f"sluicegate.stored:{prefix}{debt}"
-
-
-def aside_key(key: str) -> str:
-    """Where the held tasks of the list `key` wait; the list's own name stands at the end, prefix and priority too.
-
-    With a dot: what begins with `sluicegate:` is the pause state of some namespace.
-    """
-    return f"sluicegate.aside:{key}"
 
 
 def _name() -> str:
@@ -151,7 +118,8 @@ class Owed:
     """A message that must go back: its delivery tag, the list it came from, and its place among the others.
 
     `is_sure`: it came on the connection that is still open, so that nobody but us can have restored it. `entry`: it
-    was acknowledged, or needed not to be, and this is what must stand in `unacked` before it can go back.
+    was acknowledged, or needed not to be, and this is what must stand in `unacked` before it can go back. `task`: its
+    name, where it is set aside.
     """
 
     tag: str
@@ -161,6 +129,7 @@ class Owed:
     payload: str
     is_sure: bool = True
     entry: str | None = None
+    task: str = ""
     debt: str = field(default_factory=_name)
 
 

@@ -12,14 +12,13 @@ from typing import Any
 
 from kombu.utils.json import dumps, loads
 
+from sluicegate.schemas.adapters import aside
 from sluicegate.workers.celery_inside.loops import do_nothing
 from sluicegate.workers.celery_inside.marks import ARRIVAL
 from sluicegate.workers.celery_inside.redis_broadcasts import RedisBroadcasts
 from sluicegate.workers.celery_inside.redis_debts import (
     HAND_BACK,
-    HAND_BACK_ASIDE,
     KEEP,
-    LENGTHS,
     PUT_IN_PLACE,
     SET_ASIDE,
     STORE,
@@ -28,7 +27,6 @@ from sluicegate.workers.celery_inside.redis_debts import (
     HandedBack,
     Late,
     Owed,
-    aside_key,
     stored_key,
 )
 from sluicegate.workers.celery_inside.redis_redelivery import RedeliveryWatch
@@ -172,9 +170,14 @@ class RedisWayBack:
         """To a list beside the one it came from; a broadcast is nobody else's, and is kept here."""
         if self._is_broadcast(request):
             self._broadcasts.keep(request, task=request.type)
-            request.send_event("task-rejected", requeue=True)
-        elif self.owe(request):
-            self._aside.append(self._owed.pop())
+            tell_rejected(request)
+            return
+        if not self.owe(request):
+            return
+        owed, headers = self._owed.pop(), request.message._raw.get("headers") or {}
+        # Who sweeps reads the headers, and of an older protocol's message the name stands in the body alone.
+        payload = owed.payload if headers.get("task") == request.type else aside.with_task(owed.payload, request.type)
+        self._aside.append(replace(owed, task=request.type, payload=payload))
 
     def hand_back_aside(self, held: Collection[str]) -> bool:
         """One look, and one script for each list that there is something in."""
@@ -182,15 +185,8 @@ class RedisWayBack:
         channel = self._channel
         queues = [queue.name for queue in self._consumer.task_consumer.queues]
         names = dict.fromkeys(channel._q_for_pri(queue, pri) for queue in queues for pri in channel.priority_steps)
-        lists = [_prefix(channel) + name for name in names]
-        if not lists:
-            return was_given
         with channel.conn_or_acquire() as client:
-            lengths = client.execute_command("EVAL", LENGTHS, len(lists), *map(aside_key, lists))
-            filled = [key for key, length in zip(lists, lengths, strict=True) if length]
-            for key in filled:
-                client.execute_command("EVAL", HAND_BACK_ASIDE, 2, aside_key(key), key, *sorted(held))
-        return bool(filled) or was_given
+            return bool(aside.hand_back(client, [_prefix(channel) + name for name in names], held)) or was_given
 
     def keep(self, requests: Iterable[Any]) -> None:
         """By making them look as if they had just come; one that was restored meanwhile is left alone."""
@@ -312,8 +308,9 @@ class RedisWayBack:
             # As below: if this fails, its reply may be all that was lost.
             self._aside[0] = replace(owed, is_sure=False)
             force = "1" if owed.is_sure else ""
-            keys = (*_unacked(channel), aside_key(owed.key))
-            client.execute_command("EVAL", SET_ASIDE, len(keys), *keys, owed.tag, owed.payload, force)
+            keys = (*_unacked(channel), aside.aside_key(owed.key))
+            args = (owed.tag, owed.payload, force, aside.tally_key(owed.key), owed.task)
+            client.execute_command("EVAL", SET_ASIDE, len(keys), *keys, *args)
             del self._aside[0]
 
     def _hand_back_owed(self, channel: Any, client: Any) -> None:

@@ -79,6 +79,16 @@ What is relied on, by the module that does (in brackets)     where it stands
   messages ask by their `delivery_info` whether their consumer is among these; `send_method`,
   `message_to_python`, `connection.server_properties`         amqp/channel.py, kombu/transport/pyamqp.py
 - `Consumer._active_tags`, `._active_queue_no_ack` (5.7), `._receive_callback`, `.on_message`   kombu/messaging.py
+[unread]
+- `Consumer.create_task_handler`, called for each connection once the consumer's steps have started, looks up
+  `on_unknown_task(body, message, exc)`, `on_invalid_task(payload, message, exc)` and, when it is called,
+  `on_decode_error(message, exc)`: of a message that these are not called for nothing is acknowledged or rejected
+                                                            celery/worker/consumer/consumer.py
+[purges]
+- `Channel._purge(queue)`, which every purge comes to, and `._delete(queue, …)`, `auto_delete_queues`, `_fanout_queues`
+                                                            kombu/transport/redis.py, kombu/transport/virtual/base.py
+[switched_off]
+- `WorkController._conninfo`, `.app.amqp.queues.consume_from`, and a consumer's `timer.call_repeatedly` on every pool
 [made_by]
 - `TestWorkController`, which every in-process worker of a test is   celery/contrib/testing/worker.py
 - `worker`, the click command in whose context `celery worker` and `worker_main` make a worker   celery/bin/worker.py
