@@ -5,7 +5,7 @@ Intent (`Holds`, versioned) and progress are different types on purpose: nothing
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -114,7 +114,9 @@ class WorkerView:
 class Metrics:
     """The figures of R-C4. `queued` is None where the broker's depth could not be read.
 
-    `waiting`: of those running, how many wait at a checkpoint. `is_quiesced`: as drained, but for those.
+    `waiting`: of those running, how many wait at a checkpoint. `is_quiesced`: as drained, but for those. `set_aside`:
+    what waits beside each queue while its task is held; None where that is not known, as on RabbitMQ, where it is in
+    the workers' hands.
     """
 
     queued: int | None
@@ -124,6 +126,7 @@ class Metrics:
     source: str
     waiting: int = 0
     is_quiesced: bool = False
+    set_aside: Mapping[str, int] | None = None
 
 
 UNAVAILABLE = Metrics(queued=None, running=0, stale_running=0, is_drained=False, source="unavailable")
@@ -154,7 +157,14 @@ def present_in(workers: Iterable[WorkerView], scope: Scope) -> list[WorkerView]:
     return [worker for worker in workers if worker.state is not WorkerState.GONE and worker.is_in(scope)]
 
 
-def measure(workers: Iterable[WorkerView], *, queued: int | None, source: str, scope: Scope = GLOBAL) -> Metrics:
+def measure(
+    workers: Iterable[WorkerView],
+    *,
+    queued: int | None,
+    source: str,
+    scope: Scope = GLOBAL,
+    set_aside: Mapping[str, int] | None = None,
+) -> Metrics:
     """The metrics over `workers`; `queued` None (the broker's depth could not be read) is never drained.
 
     Of a `scope`: over the workers where its work could run, and what of it runs there. One that does not enforce such
@@ -179,4 +189,5 @@ def measure(workers: Iterable[WorkerView], *, queued: int | None, source: str, s
         is_drained=is_quiet and running == 0 and stale == 0,
         is_quiesced=is_quiet and running == waiting and stale == 0,
         source=source if queued is not None else "unavailable",
+        set_aside=set_aside,
     )

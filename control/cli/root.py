@@ -9,6 +9,7 @@ import click
 from sluicegate.control.cli.verb import Noun, reported
 from sluicegate.control.cli.verbs import audit, change, database, keys, show, tokens
 from sluicegate.control.cli.verbs.acl import acl
+from sluicegate.control.cli.verbs.aside import aside
 from sluicegate.control.cli.verbs.serve import serve
 from sluicegate.control.cli.verbs.up import up
 from sluicegate.schemas.version import VERSION
@@ -48,6 +49,7 @@ for verb in (
     keys.keys,
     tokens.token,
     acl,
+    aside,
     serve,
     up,
 ):

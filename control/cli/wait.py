@@ -167,7 +167,10 @@ def _look(client: Client, scope: Scope, at_s: Callable[[], float]) -> Look:
 def _figures(verdict: Verdict) -> str:
     metrics = verdict.look.metrics
     queued = "unknown" if metrics.queued is None else metrics.queued
-    return f"running {metrics.running}, reserved {verdict.reserved}, stale {metrics.stale_running}, queued {queued}"
+    aside = f", set aside {metrics.set_aside}" if metrics.set_aside else ""
+    return (
+        f"running {metrics.running}, reserved {verdict.reserved}, stale {metrics.stale_running}, queued {queued}{aside}"
+    )
 
 
 def _without_clock(verdict: Verdict) -> object:
@@ -176,6 +179,7 @@ def _without_clock(verdict: Verdict) -> object:
         metrics.running,
         metrics.stale_running,
         metrics.queued,
+        metrics.set_aside,
         verdict.reserved,
         tuple(worker.nodename for worker in verdict.unacknowledged),
     )

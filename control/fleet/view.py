@@ -103,10 +103,10 @@ class Seen:
         """The workers that have not left, and where work of `scope` could run."""
         return present_in(self.workers, scope)
 
-    def measure(self, scope: Scope, *, queued: int | None) -> Metrics:
-        """The metrics of `scope`, with a depth that was read elsewhere."""
+    def measure(self, scope: Scope, *, queued: int | None, set_aside: Mapping[str, int] | None = None) -> Metrics:
+        """The metrics of `scope`, with what was read of the broker elsewhere."""
         source = SOURCE if self.is_heard else UNAVAILABLE.source
-        return measure(self.workers, queued=queued, source=source, scope=scope)
+        return measure(self.workers, queued=queued, set_aside=set_aside, source=source, scope=scope)
 
 
 class Fleet:
@@ -144,14 +144,18 @@ class Fleet:
 
     def measure(self, seen: Seen, scope: Scope = GLOBAL) -> Metrics:
         """The metrics of `scope`; asks the broker, unless Redis is away."""
-        depths = self.depths(seen, scope) if seen.is_heard else None
-        return seen.measure(scope, queued=None if depths is None else sum(depths.values()))
+        if not seen.is_heard:
+            return seen.measure(scope, queued=None)
+        depths, aside = self.depths(seen, scope), self.set_aside(seen, scope)
+        return seen.measure(scope, queued=None if depths is None else sum(depths.values()), set_aside=aside)
 
     def depths(self, seen: Seen, scope: Scope = GLOBAL) -> dict[str, int] | None:
         """What is ready in each queue where work of `scope` may wait; None where the broker cannot be read."""
-        if scope.kind is ScopeKind.QUEUE:
-            return self._broker.depths({scope.name})
-        return self._broker.depths({queue for worker in seen.present_in(scope) for queue in worker.beat.queues})
+        return self._broker.depths(_queues_of(seen, scope))
+
+    def set_aside(self, seen: Seen, scope: Scope = GLOBAL) -> dict[str, int] | None:
+        """What is set aside of the same queues; None where that is not known. By the same look as the depths."""
+        return self._broker.set_aside(_queues_of(seen, scope))
 
     def fold(self) -> None:
         """Writes what Redis has into the database, and learns from it how long tasks take. Raises Unavailable.
@@ -260,3 +264,9 @@ def _details(seen: WorkerView) -> dict[str, Any]:
         "lastSeenAt": to_wire(seen.sighting.seen_at),
         "running": [task.to_wire() for task in seen.beat.running],
     }
+
+
+def _queues_of(seen: Seen, scope: Scope) -> set[str]:
+    if scope.kind is ScopeKind.QUEUE:
+        return {scope.name}
+    return {queue for worker in seen.present_in(scope) for queue in worker.beat.queues}

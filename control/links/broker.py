@@ -1,9 +1,10 @@
-"""The Celery broker, as far as the control plane looks at it: how many messages wait in which queue."""
+"""The Celery broker, as far as the control plane looks at it: how many messages wait in which queue, and beside it."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from sluicegate.control.links.outages import Outage
+from sluicegate.schemas.adapters import aside
 from sluicegate.schemas.errors import InvalidSetting
 
 SOURCE = "broker"
@@ -38,6 +40,16 @@ def transport_options(broker_url: str, master_name: str | None = None, key_prefi
     return {}
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one look found of each queue that it was for; None where it could not be read."""
+
+    at: float = -1.0
+    queues: frozenset[str] = frozenset()
+    depths: dict[str, int] | None = None
+    set_aside: dict[str, int] | None = None
+
+
 class Broker:
     """Reads the depth of queues. Thread-safe: one look at a time."""
 
@@ -57,7 +69,8 @@ class Broker:
         self._is_prefixed = "global_keyprefix" in self._options
         self._lock = threading.Lock()
         self._outage = Outage("queue depth")
-        self._last: tuple[float, frozenset[str], dict[str, int] | None] = (-1.0, frozenset(), None)
+        self._outage_aside = Outage("what is set aside")
+        self._last = _Look()
 
     def depths(self, queues: Iterable[str]) -> dict[str, int] | None:
         """Messages that are ready in each of `queues`; None where the broker cannot be read.
@@ -65,25 +78,43 @@ class Broker:
         A queue that nobody declared yet holds none.
         """
         wanted = frozenset(queues)
-        if not wanted:
-            return {}
-        with self._lock:
-            at, asked, found = self._last
-            if asked != wanted or monotonic() - at > KEPT_FOR_S:
-                found = self._look(wanted)
-                self._last = (monotonic(), wanted, found)
-            return found
+        return self._look_at(wanted).depths if wanted else {}
 
-    def _look(self, queues: frozenset[str]) -> dict[str, int] | None:
+    def set_aside(self, queues: Iterable[str]) -> dict[str, int] | None:
+        """Messages that are set aside of each of `queues`; None where the broker does not tell (RabbitMQ: never)."""
+        wanted = frozenset(queues)
+        return self._look_at(wanted).set_aside if wanted else {}
+
+    def _look_at(self, queues: frozenset[str]) -> _Look:
+        with self._lock:
+            if self._last.queues != queues or monotonic() - self._last.at > KEPT_FOR_S:
+                depths, set_aside = self._read(queues)
+                self._last = _Look(monotonic(), queues, depths, set_aside)
+            return self._last
+
+    def _read(self, queues: frozenset[str]) -> tuple[dict[str, int] | None, dict[str, int] | None]:
         try:
             with Connection(
                 self._url, connect_timeout=CONNECT_TIMEOUT_S, transport_options=self._options
             ) as connection:
-                found = {queue: _depth(connection, queue, self._is_prefixed) for queue in sorted(queues)}
+                depths = {queue: _depth(connection, queue, self._is_prefixed) for queue in sorted(queues)}
+                set_aside = self._read_aside(connection, queues)
         except Exception as error:  # whatever a transport raises: no figure is better than a wrong one
             self._outage.begin(error)
-            return None
+            return None, None
         self._outage.end()
+        return depths, set_aside
+
+    def _read_aside(self, connection: Any, queues: frozenset[str]) -> dict[str, int] | None:
+        if connection.transport.driver_type != "redis":
+            return None
+        try:
+            with connection.default_channel.conn_or_acquire() as client:
+                found = aside.count_by_queue(client, sorted(queues), self._options.get("global_keyprefix", ""))
+        except Exception as error:  # it may be forbidden to this user: the depths stand by themselves
+            self._outage_aside.begin(error)
+            return None
+        self._outage_aside.end()
         return found
 
 

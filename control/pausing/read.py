@@ -80,9 +80,9 @@ class Reading:
         if not seen.is_heard:
             raise Unavailable("Redis cannot be read: what runs is not known")
         usual_s = {name: runtime.usual_s for name, runtime in known.items() if runtime.usual_s is not None}
-        depths = self._fleet.depths(seen, scope)
+        depths, aside = self._fleet.depths(seen, scope), self._fleet.set_aside(seen, scope)
         return Previewed(
-            preview=preview(seen.workers, scope, depths=depths, usual_s=usual_s, now=seen.at),
+            preview=preview(seen.workers, scope, depths=depths, set_aside=aside, usual_s=usual_s, now=seen.at),
             held_by=tuple(truth.holds.causes_at(scope)),
             warnings=tuple(warnings(scope, seen.workers)),
         )

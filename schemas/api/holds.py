@@ -93,15 +93,19 @@ class FollowedBody(RunningBody):
 
 
 class QueueBody(Answer):
-    """How many messages were ready in a queue."""
+    """How many messages were ready in a queue, and how many were set aside of it: null where that is not known."""
 
     name: str
     ready: int
+    set_aside: int | None = None
 
     @classmethod
-    def all_of(cls, depths: Mapping[str, int] | None) -> list[Self] | None:
+    def all_of(cls, depths: Mapping[str, int] | None, set_aside: Mapping[str, int] | None = None) -> list[Self] | None:
         """One of each queue, by name; None where the broker could not be read."""
-        return None if depths is None else [cls(name=name, ready=depths[name]) for name in sorted(depths)]
+        if depths is None:
+            return None
+        aside = set_aside or {}
+        return [cls(name=name, ready=depths[name], set_aside=aside.get(name)) for name in sorted(depths)]
 
 
 class WorkerAtPauseBody(Answer):

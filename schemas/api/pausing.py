@@ -72,7 +72,9 @@ class SystemBody(Answer):
 class MetricsBody(Answer):
     """The `metrics` block. `queued` is null and `isDrained` false where they cannot be had.
 
-    `waiting`: of those running, how many wait at a checkpoint; `is_quiesced`: nothing runs but those.
+    `waiting`: of those running, how many wait at a checkpoint; `is_quiesced`: nothing runs but those. `set_aside`: how
+    many wait beside their queues while their tasks are held, in all and of each queue that has any; null where that
+    is not known (RabbitMQ: they are among what its workers have `reserved`).
     """
 
     queued: int | None
@@ -82,10 +84,13 @@ class MetricsBody(Answer):
     is_drained: bool
     is_quiesced: bool = False
     metrics_source: str
+    set_aside: int | None = None
+    set_aside_by_queue: dict[str, int] | None = None
 
     @classmethod
     def of(cls, metrics: Metrics) -> Self:
         """The figures of one scope."""
+        aside = metrics.set_aside
         return cls(
             queued=metrics.queued,
             running=metrics.running,
@@ -94,6 +99,8 @@ class MetricsBody(Answer):
             is_drained=metrics.is_drained,
             is_quiesced=metrics.is_quiesced,
             metrics_source=metrics.source,
+            set_aside=None if aside is None else sum(aside.values()),
+            set_aside_by_queue=None if aside is None else {name: aside[name] for name in sorted(aside) if aside[name]},
         )
 
 
@@ -175,7 +182,7 @@ class PreviewAnswer(Answer):
             running=len(seen.running),
             eta_seconds=_rounded(seen.eta_s),
             without_estimate=seen.without_estimate,
-            queues=QueueBody.all_of(seen.depths),
+            queues=QueueBody.all_of(seen.depths, seen.set_aside),
             workers=[TouchedWorkerBody.of(one) for one in seen.workers],
             held_by=list(held_by),
             warnings=list(warnings),

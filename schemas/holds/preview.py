@@ -36,11 +36,15 @@ class TouchedWorker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """What a hold on `scope` would touch. `depths` None: the broker could not be read."""
+    """What a hold on `scope` would touch. `depths` None: the broker could not be read.
+
+    `set_aside`: what is set aside of each queue already, by holds on tasks; None where that is not known.
+    """
 
     scope: Scope
     depths: Mapping[str, int] | None
     workers: tuple[TouchedWorker, ...]
+    set_aside: Mapping[str, int] | None = None
 
     @property
     def running(self) -> tuple[Touched, ...]:
@@ -71,6 +75,7 @@ def preview(
     depths: Mapping[str, int] | None,
     usual_s: Mapping[str, float],
     now: datetime,
+    set_aside: Mapping[str, int] | None = None,
 ) -> Preview:
     """The workers, queues and running tasks in `scope`. `usual_s`: what tasks take, by name, in seconds."""
 
@@ -81,6 +86,7 @@ def preview(
     return Preview(
         scope=scope,
         depths=depths,
+        set_aside=set_aside,
         workers=tuple(
             TouchedWorker(
                 worker=worker,

@@ -520,3 +520,12 @@ def test_status_warns_of_a_worker_whose_clock_is_off(control: Stub) -> None:
         " w1@a has a clock that is 2h00m ahead",
         " w2@a has a clock that is 1h02m behind",
     ]
+
+
+def test_what_is_set_aside_is_told_where_there_is_any(control: Stub) -> None:
+    assert "set aside" not in call(control, "status").stdout
+    control.answer(f"GET {SYSTEM}", answers.state(setAside=13, setAsideByQueue={"mail": 10, "celery": 3}))
+    assert "queued 12, set aside 13 (celery 3, mail 10) (broker)" in call(control, "status").stdout
+    queues = [{"name": "mail", "ready": 0, "setAside": 10}, {"name": "celery", "ready": 2, "setAside": 0}]
+    control.answer(f"GET {SYSTEM}/preview", answers.preview() | {"queues": queues})
+    assert "set aside already: mail 10\n" in call(control, *PAUSE, "--dry-run").stdout

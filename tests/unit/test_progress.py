@@ -86,6 +86,8 @@ def test_all_paused_and_nothing_running_is_drained():
         "isDrained": True,
         "isQuiesced": True,
         "metricsSource": "broker",
+        "setAside": None,
+        "setAsideByQueue": None,
     }
 
 

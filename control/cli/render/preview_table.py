@@ -22,6 +22,8 @@ def lines(seen: PreviewAnswer) -> Iterator[str]:
     else:
         waits = ", ".join(f"{queue.name} {queue.ready}" for queue in seen.queues)
         yield f"waiting would stay: {waits or 'nothing'}"
+        if aside := ", ".join(f"{queue.name} {queue.set_aside}" for queue in seen.queues if queue.set_aside):
+            yield f"set aside already: {aside}"
     yield f"drained: {_estimate(seen)}"
     for warning in seen.warnings:
         yield f"warning: {warning}"

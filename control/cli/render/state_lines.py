@@ -73,8 +73,15 @@ def measures(metrics: MetricsBody, *, is_paused: bool) -> str:
     waiting = f" ({metrics.waiting} at a checkpoint)" if metrics.waiting else ""
     return (
         f"{word}running {metrics.running}{waiting}, stale {metrics.stale_running}, "
-        f"queued {metrics.queued} ({metrics.metrics_source})"
+        f"queued {metrics.queued}{_set_aside(metrics)} ({metrics.metrics_source})"
     )
+
+
+def _set_aside(metrics: MetricsBody) -> str:
+    """Where there is something: who holds no task need not read of it."""
+    by_queue = metrics.set_aside_by_queue or {}
+    where = ", ".join(f"{queue} {number}" for queue, number in sorted(by_queue.items()))
+    return f", set aside {metrics.set_aside} ({where})" if where else ""
 
 
 def outcome(answer: ChangeAnswer, scope: Scope) -> Iterator[str]:
