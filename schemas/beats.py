@@ -1,7 +1,8 @@
 """Heartbeats: what one worker says about itself, and how it looks on the wire.
 
 A beat is JSON in Redis under `names.beat_key`, one per nodename, overwritten every interval and at once
-when something an operator waits for has changed. `appliedAt` and `sentAt` are the worker's own clock; the
+when something an operator waits for has changed. Where several lives of one nodename beat, what each said last stands
+under `names.lives_key` as well (`schemas.lives`). `appliedAt` and `sentAt` are the worker's own clock; the
 time that leases are counted from is the Redis server's, kept as the score in `names.beats_key`.
 """
 
@@ -114,6 +115,51 @@ class ForcedTask:
         return cls(task=RunningTask.from_wire(data), at=at, how=str(data["how"]))
 
 
+class End(StrEnum):
+    """How a run came to its end that did not come to it well."""
+
+    FAILED = "failed"
+    """It raised an exception."""
+    RETRIED = "retried"
+    """It asked to be run again, or rejected its message so that it comes again."""
+    KILLED = "killed"
+    """Its pool child died, or Celery cancelled it."""
+    OVERRAN = "overran"
+    """A time limit, soft or hard, ended it."""
+    REVOKED = "revoked"
+    """Somebody revoked it while it ran."""
+    ENDED = "ended"
+    """Nobody heard how: Celery forgot it when its broker's connection broke."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedRun:
+    """A run that did not end well, `at` by the worker's own clock. `end`: a word of `End`, or of a later version's.
+
+    `comes_again`: does its message come again, or was it sent anew? None where that is no question.
+    """
+
+    task: RunningTask
+    at: datetime
+    end: str
+    comes_again: bool | None = None
+
+    def to_wire(self) -> dict[str, Any]:
+        told = {"endedAt": to_wire(self.at), "end": str(self.end), "comesAgain": self.comes_again}
+        return self.task.to_wire() | told
+
+    @classmethod
+    def from_wire(cls, data: dict[str, Any]) -> Self:
+        """The inverse of `to_wire`; raises KeyError, TypeError or InvalidInput."""
+        again = data.get("comesAgain")
+        return cls(
+            task=RunningTask.from_wire(data),
+            at=from_wire(data["endedAt"], "endedAt"),
+            end=str(data["end"]),
+            comes_again=None if again is None else bool(again),
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
     """One heartbeat.
@@ -123,7 +169,8 @@ class Beat:
     those it consumes when it is open. `refused` counts states it would not obey, by error code. `enforces` names the
     kinds of scope whose holds this worker obeys: any other hold is shown as not enforced there. `yielded`: the last
     run of each task that gave its slot back at a checkpoint, while anything is held; `forced`: of each that a deadline
-    ended.
+    ended. `ended`: of each that did not end well, also a few seconds before something was held: what ran, runs no more
+    and stands in none of the three has finished. None: this worker does not tell (it is older, or there were too many).
     """
 
     nodename: str
@@ -147,6 +194,7 @@ class Beat:
     enforces: tuple[str, ...] = ENFORCED_AT_FIRST
     yielded: tuple[YieldedTask, ...] = ()
     forced: tuple[ForcedTask, ...] = ()
+    ended: tuple[EndedRun, ...] | None = None
 
     def to_wire(self) -> dict[str, Any]:
         return {
@@ -173,6 +221,7 @@ class Beat:
             "enforces": list(self.enforces),
             "yielded": [one.to_wire() for one in self.yielded],
             "forced": [one.to_wire() for one in self.forced],
+            "ended": None if self.ended is None else [one.to_wire() for one in self.ended],
         }
 
     def encode(self) -> bytes:
@@ -208,8 +257,13 @@ class Beat:
                 enforces=tuple(str(kind) for kind in data.get("enforces", ENFORCED_AT_FIRST)),
                 yielded=tuple(YieldedTask.from_wire(one) for one in data.get("yielded", [])),
                 forced=tuple(ForcedTask.from_wire(one) for one in data.get("forced", [])),
+                ended=_ended(data.get("ended")),
             )
         except InvalidInput:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidInput("beat", f"not a heartbeat: {error!r}") from None
+
+
+def _ended(told: Any) -> tuple[EndedRun, ...] | None:
+    return None if told is None else tuple(EndedRun.from_wire(one) for one in told)

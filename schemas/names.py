@@ -32,6 +32,14 @@ def beat_key(namespace: str, nodename: str) -> str:
     return f"sluicegate:{namespace}:beat:{nodename}"
 
 
+def lives_key(namespace: str, nodename: str) -> str:
+    """The string key of what several lives of one nodename said last (JSON, see `schemas.lives`); mostly absent.
+
+    Below the name of `beat_key`, so that an access rule made for that covers it. No host has a slash in its name.
+    """
+    return f"{beat_key(namespace, nodename)}/lives"
+
+
 def beats_key(namespace: str) -> str:
     """The sorted set of nodenames by the Redis server's time of their last heartbeat (seconds)."""
     return f"sluicegate:{namespace}:beats"

@@ -70,6 +70,11 @@ def is_of_another_clock(seen_at: datetime, now: datetime) -> bool:
     return seen_at - now > AHEAD_AT_MOST
 
 
+def is_silent(sighting: Sighting, *, lease: timedelta, now: datetime) -> bool:
+    """Has the lease of what was last heard run out?"""
+    return now >= sighting.seen_at + lease or is_of_another_clock(sighting.seen_at, now)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerView:
     """One worker as an operator sees it, at one moment."""
@@ -79,6 +84,8 @@ class WorkerView:
     desired: Edition
     lease_expires_at: datetime
     not_enforced: tuple[Scope, ...] = ()
+    namesakes: int = 0
+    """How many other workers beat under this one's nodename at the same time (`schemas.lives`)."""
 
     @property
     def beat(self) -> Beat:
@@ -134,7 +141,13 @@ UNAVAILABLE = Metrics(queued=None, running=0, stale_running=0, is_drained=False,
 
 
 def view(
-    sighting: Sighting, *, desired: Edition, lease: timedelta, now: datetime, holds: Iterable[Hold] = ()
+    sighting: Sighting,
+    *,
+    desired: Edition,
+    lease: timedelta,
+    now: datetime,
+    holds: Iterable[Hold] = (),
+    namesakes: int = 0,
 ) -> WorkerView:
     """What a worker is at `now`: silence past its lease is `unknown`, never quiet (L4).
 
@@ -143,11 +156,11 @@ def view(
     expires_at = sighting.seen_at + lease
     if sighting.beat.is_goodbye:
         state = WorkerState.GONE
-    elif now >= expires_at or is_of_another_clock(sighting.seen_at, now):
+    elif is_silent(sighting, lease=lease, now=now):
         state = WorkerState.UNKNOWN
     else:
         state = sighting.beat.state
-    seen = WorkerView(sighting=sighting, state=state, desired=desired, lease_expires_at=expires_at)
+    seen = WorkerView(sighting=sighting, state=state, desired=desired, lease_expires_at=expires_at, namesakes=namesakes)
     ignored = {hold.scope for hold in holds if seen.is_in(hold.scope) and not seen.enforces(hold.scope)}
     return replace(seen, not_enforced=tuple(sorted(ignored)))
 
@@ -168,7 +181,7 @@ def measure(
     """The metrics over `workers`; `queued` None (the broker's depth could not be read) is never drained.
 
     Of a `scope`: over the workers where its work could run, and what of it runs there. One that does not enforce such
-    holds is never quiet.
+    holds is never quiet, nor is one of several that share a nodename.
 
     `running` counts all running tasks, `stale_running` those of them on workers whose lease ran out. Drained
     is: no worker unknown, each has applied the desired edition, nothing running (R-C4). A worker that said
@@ -179,7 +192,11 @@ def measure(
     waiting = sum(task.is_waiting for worker in present for task in worker.tasks_in(scope))
     stale = sum(len(worker.tasks_in(scope)) for worker in present if worker.state is WorkerState.UNKNOWN)
     is_quiet = queued is not None and all(
-        worker.state is not WorkerState.UNKNOWN and worker.has_applied and worker.enforces(scope) for worker in present
+        worker.state is not WorkerState.UNKNOWN
+        and worker.has_applied
+        and worker.enforces(scope)
+        and not worker.namesakes
+        for worker in present
     )
     return Metrics(
         queued=queued,

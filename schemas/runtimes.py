@@ -69,12 +69,14 @@ def let_go(before: Iterable[R], after: Iterable[Run]) -> Iterator[R]:
 def ended(before: Beat, after: Beat) -> Iterator[tuple[str, float]]:
     """The name and the seconds of each run that came to its end between two beats of one life.
 
-    Both ends of a run are by the worker's own clock. What stood at a checkpoint or yielded tells nothing.
+    Both ends of a run are by the worker's own clock. What stood at a checkpoint, yielded or did not end well tells
+    nothing.
     """
     gap = after.sent_at - before.sent_at
     if before.incarnation != after.incarnation or not timedelta() < gap <= WIDEST_GAP:
         return
     otherwise = {one.task.id for one in after.yielded} | {one.task.id for one in after.forced}
+    otherwise |= {one.task.id for one in after.ended or ()}
     for task in let_go(before.running, after.running):
         seconds = ran_s(task, before.sent_at + gap / 2)
         if seconds is not None and not task.is_waiting and task.id not in otherwise:

@@ -17,6 +17,7 @@ from sluicegate.workers.intake import Intake
 from sluicegate.workers.log import logger
 from sluicegate.workers.next_look import NextLook
 from sluicegate.workers.ports import Sides, Wanted
+from sluicegate.workers.run_ends import RunEnds
 from sluicegate.workers.upkeep import Upkeep
 
 log = logger(__name__)
@@ -41,6 +42,7 @@ class Hands:
         self._intake = Intake(gate, consumer=sides.consumer, way_back=sides.way_back, books=sides.books)
         self.hand_back = HandBack(gate, way_back=sides.way_back, books=sides.books, wake=sides.loop.wake)
         self.forced_ends = ForcedEnds(sides.pool, sides.books, gate.subject_of)
+        self.run_ends = RunEnds(sides.books, standing=lambda: gate.standing, subject_of=gate.subject_of)
         self._upkeep = Upkeep(pool=sides.pool, way_back=sides.way_back, books=sides.books)
         self._next_look = NextLook(sides.loop, self.tend)
         self._last_failure = ""
@@ -89,6 +91,8 @@ class Hands:
         standing, was_closed = self._gate.take_duty()
         if standing.is_free:
             self._forget_what_was_told()
+        for task in self._pool.forgotten():
+            self.run_ends.doubt(task)
         if not self._intake.is_attached:
             # Nothing is consumed, and `register` comes here again after the reconnect.
             return
@@ -170,3 +174,4 @@ class Hands:
         """Nothing is held any more. Here, and not where it is asked for: a question must not lose an answer."""
         self.hand_back.yields.forget_if_free(lambda: self._gate.standing)
         self.forced_ends.forget()
+        self.run_ends.forget_if_free()

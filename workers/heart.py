@@ -9,23 +9,73 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError
 
 from sluicegate.schemas.adapters.redis_client import let_go
 from sluicegate.schemas.beats import Beat
-from sluicegate.schemas.names import beat_key, beats_key
+from sluicegate.schemas.errors import InvalidInput
+from sluicegate.schemas.names import beat_key, beats_key, lives_key
 from sluicegate.workers.log import logger
 from sluicegate.workers.memory import Memory
 
 log = logger(__name__)
 
-# The score is the server's own time: leases are counted on one clock, whatever the workers' clocks say.
-_SCRIPT = """
-local now = redis.call('TIME')
+_OTHERS_KEPT_S = 900
+"""How long what another life of this nodename said last is kept in Redis; the control plane has its own memory."""
+_OTHERS_KEPT = 8
+
+# KEYS: this nodename's beat, the index of all, what several lives of this nodename said last. ARGV: the beat, the
+# nodename, the incarnation, is this its first beat. Returns the beats of other lives that came since our last one.
+#
+# The score is the server's own time: leases are counted on one clock, whatever the workers' clocks say. The beat of
+# another life that ours takes the place of is kept (schemas.lives): that one may be alive. Only commands that the
+# access rules of earlier versions allow: ZADD with INCR of 0 reads a score.
+_SCRIPT = f"""
+local time = redis.call('TIME')
+local at = string.format('%d.%06d', tonumber(time[1]), tonumber(time[2]))
+local me, came = ARGV[3], {{}}
+local before, kept = redis.call('GET', KEYS[1]), redis.call('GET', KEYS[3])
+local lives = {{}}
+if kept then
+  local is_read, found = pcall(cjson.decode, kept)
+  if is_read and type(found) == 'table' then lives = found end
+end
+if before and not string.find(before, '"incarnation":"' .. me .. '"', 1, true) then
+  local is_read, other = pcall(cjson.decode, before)
+  if is_read and type(other) == 'table' and type(other.incarnation) == 'string' then
+    local seen = redis.call('ZADD', KEYS[2], 'XX', 'INCR', 0, ARGV[2])
+    local known = lives[other.incarnation]
+    lives[other.incarnation] = {{at = seen or '0', since = known and known.since, beat = before}}
+  end
+end
+local mine, others, oldest = lives[me], 0, nil
+for life, said in pairs(lives) do
+  if life ~= me then
+    if tonumber(at) - tonumber(said.at) > {_OTHERS_KEPT_S} then
+      lives[life] = nil
+    else
+      others = others + 1
+      if not oldest or tonumber(said.at) < tonumber(lives[oldest].at) then oldest = life end
+      local has_left = string.find(said.beat, '"goodbye":true', 1, true)
+      if mine and not has_left and tonumber(said.at) > tonumber(mine.at) then table.insert(came, said.beat) end
+    end
+  end
+end
+if others > {_OTHERS_KEPT} then lives[oldest] = nil end
+if others > 0 then
+  local since = mine and mine.since
+  if not mine and ARGV[4] == '1' then since = at end
+  lives[me] = {{at = at, since = since, beat = ARGV[1]}}
+  redis.call('SET', KEYS[3], cjson.encode(lives), 'EX', {_OTHERS_KEPT_S})
+elseif kept then
+  redis.call('DEL', KEYS[3])
+end
 redis.call('SET', KEYS[1], ARGV[1])
-redis.call('ZADD', KEYS[2], tonumber(now[1]) + tonumber(now[2]) / 1000000, ARGV[2])
+redis.call('ZADD', KEYS[2], at, ARGV[2])
+return came
 """
 
 _RETRY_S = 0.5
@@ -50,7 +100,7 @@ class Heart:
         memory: Memory,
         pulse: Callable[[], object] = lambda: None,
     ) -> None:
-        self._keys = (beat_key(namespace, nodename), beats_key(namespace))
+        self._keys = (beat_key(namespace, nodename), beats_key(namespace), lives_key(namespace, nodename))
         self._nodename = nodename
         self._interval_s = interval_s
         self._connect = connect
@@ -61,6 +111,8 @@ class Heart:
         self._due = threading.Event()
         self._stopping = threading.Event()
         self._is_away = False
+        self._has_beaten = False
+        self._namesakes: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="sluicegate-heart", daemon=True)
 
     def start(self) -> None:
@@ -108,7 +160,12 @@ class Heart:
             self._seq += 1
             beat = self._compose(self._seq, is_goodbye)
             self._memory.save(beat.applied)
-            redis.eval(_SCRIPT, 2, *self._keys, beat.encode(), self._nodename)
+            is_first = "0" if self._has_beaten else "1"
+            others = redis.eval(
+                _SCRIPT, len(self._keys), *self._keys, beat.encode(), self._nodename, beat.incarnation, is_first
+            )
+            self._has_beaten = True
+            self._tell_of(others)
         except (RedisError, OSError) as error:
             # It may have been a master until a moment ago.
             let_go(redis)
@@ -124,3 +181,20 @@ class Heart:
             self._is_away = False
             log.warning("sluicegate: heartbeats are sent again")
         return True
+
+    def _tell_of(self, others: Any) -> None:
+        """Says of each other worker of our nodename, once, that it is there: by beats that came between two of ours."""
+        for raw in others or ():
+            try:
+                other = Beat.decode(raw)
+            except InvalidInput:
+                continue
+            if other.incarnation not in self._namesakes:
+                self._namesakes.add(other.incarnation)
+                log.error(
+                    "sluicegate: another worker of this nodename is running: %s, process %d on %s. Nothing is drained "
+                    "meanwhile: give each its own name (celery worker -n)",
+                    self._nodename,
+                    other.pid,
+                    other.host,
+                )

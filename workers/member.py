@@ -22,6 +22,7 @@ from sluicegate.schemas.scopes import Subject
 from sluicegate.workers import log as log_fields
 from sluicegate.workers.celery_inside.children import note_starts_in_children
 from sluicegate.workers.celery_inside.choose import redis_broker_of, sides_of
+from sluicegate.workers.celery_inside.ends import tell_ends
 from sluicegate.workers.celery_inside.requests import current_task, queue_told, subject_of
 from sluicegate.workers.celery_inside.yields import prepare_tasks
 from sluicegate.workers.cell import Cell
@@ -106,6 +107,7 @@ class Member:
             rest=self._rest,
             queue_of=queue_told,
         )
+        tell_ends(self.worker.app, self.hands.run_ends)
         prepare_tasks(self.worker.app, station, self.hands.hand_back.take_yielded)
         open_station(station, cell.flags)
 

@@ -42,7 +42,7 @@ class Report:
         """The next heartbeat, number `seq`. A goodbye claims that nothing runs: only for who knows that."""
         # `applied` is read before `state`: a beat may report a pause late, never before it is complete.
         applied = self._gate.applied
-        # Before `yielded` and `forced`: what is in none of the three has finished.
+        # Before `yielded`, `forced` and `ended`: what is in none of the four has finished.
         running = () if is_goodbye else self.running()
         return Beat(
             nodename=self._identity.nodename,
@@ -66,6 +66,7 @@ class Report:
             enforces=self.enforces(),
             yielded=self._hands.hand_back.yields.told(),
             forced=self._hands.forced_ends.told(),
+            ended=self._hands.run_ends.told(),
         )
 
     def running(self) -> tuple[RunningTask, ...]:
@@ -76,7 +77,8 @@ class Report:
         ]
         # On their way back, and not there yet: a fleet is not drained before they are.
         known = {task.id for task in running}
-        leaving = (*self._hands.hand_back.yielding(), *self._hands.forced_ends.under_way())
+        hands = self._hands
+        leaving = (*hands.hand_back.yielding(), *hands.forced_ends.under_way(), *hands.run_ends.running())
         gone = [self._books.running_task(request, is_waiting=False) for request in leaving if request.id not in known]
         return (*self._pool.forgotten(), *running, *gone)
 

@@ -92,6 +92,7 @@ def describe(verdict: Verdict) -> str:
         parts.append(f"longest: {_task(_by_age(verdict)[0])}")
         eta = "no estimate yet" if verdict.eta_s is None else f"about {spell(verdict.eta_s)} left"
         parts.append(eta)
+    parts += verdict.clashes
     return "; ".join(parts)
 
 
@@ -117,6 +118,8 @@ def conclude(verdict: Verdict) -> Iterator[str]:
             for worker in verdict.unacknowledged:
                 state = f"{worker.nodename} ({worker.state}, applied {worker.applied_version})"
                 yield f"  yet to acknowledge: {state}"
+            for line in verdict.clashes:
+                yield f"  {line}"
             for task in _by_age(verdict):
                 yield f"  still running: {_task(task)}"
             yield "the pause stands"
@@ -182,6 +185,7 @@ def _without_clock(verdict: Verdict) -> object:
         metrics.set_aside,
         verdict.reserved,
         tuple(worker.nodename for worker in verdict.unacknowledged),
+        tuple(verdict.clashes),
     )
 
 

@@ -20,11 +20,14 @@ from enum import StrEnum
 from sluicegate.schemas.api.pausing import MetricsBody
 from sluicegate.schemas.api.workers import RunningBody, WorkerBody
 from sluicegate.schemas.beats import WorkerState
+from sluicegate.schemas.lives import clashes
 from sluicegate.schemas.progress import UNAVAILABLE
 from sluicegate.schemas.runtimes import left_s, let_go, longest_left_s, ran_s
 from sluicegate.schemas.snapshots import Edition
 
 SILENCE_S = 5.0
+_Life = tuple[str, str]
+"""Nodename and incarnation: two workers may have one nodename for a while."""
 
 
 class Outcome(StrEnum):
@@ -85,6 +88,11 @@ class Verdict:
     eta_s: float | None
 
     @property
+    def clashes(self) -> list[str]:
+        """A line for each nodename that several workers have: until that is over, nothing is drained."""
+        return clashes((worker.nodename, worker.namesakes) for worker in self.look.workers)
+
+    @property
     def reserved(self) -> int:
         """Tasks that workers hold and have not started."""
         return sum(worker.reserved for worker in _present(self.look.workers))
@@ -101,8 +109,8 @@ class Watch:
     target: Edition
     timeout_s: float | None
     is_quiesce: bool = False
-    seen: Mapping[str, WorkerBody] = field(default_factory=dict)
-    silent_since: Mapping[str, float] = field(default_factory=dict)
+    seen: Mapping[_Life, WorkerBody] = field(default_factory=dict)
+    silent_since: Mapping[_Life, float] = field(default_factory=dict)
     durations_s: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -123,7 +131,7 @@ def judge(watch: Watch, look: Look) -> tuple[Watch, Verdict]:
         losses=losses,
         eta_s=_estimate(look, durations),
     )
-    seen = {worker.nodename: worker for worker in look.workers}
+    seen = {_life(worker): worker for worker in look.workers}
     return replace(watch, seen=seen, silent_since=silent_since, durations_s=durations), verdict
 
 
@@ -145,25 +153,31 @@ def _is_over(watch: Watch, look: Look) -> bool:
     return watch.timeout_s is not None and look.at_s >= watch.timeout_s
 
 
-def _silences(watch: Watch, look: Look) -> dict[str, float]:
+def _life(worker: WorkerBody) -> _Life:
+    return worker.nodename, worker.incarnation
+
+
+def _silences(watch: Watch, look: Look) -> dict[_Life, float]:
     if look.metrics.metrics_source == UNAVAILABLE.source:
         return {}
     return {
-        worker.nodename: watch.silent_since.get(worker.nodename, look.at_s)
+        _life(worker): watch.silent_since.get(_life(worker), look.at_s)
         for worker in look.workers
         if worker.running and worker.state == WorkerState.UNKNOWN
     }
 
 
-def _losses(watch: Watch, look: Look, silent_since: Mapping[str, float]) -> Iterator[Loss]:
-    for worker in look.workers:
-        before = watch.seen.get(worker.nodename)
-        if before and before.incarnation != worker.incarnation and _had_work(before):
+def _losses(watch: Watch, look: Look, silent_since: Mapping[_Life, float]) -> Iterator[Loss]:
+    there = {_life(worker) for worker in look.workers}
+    names = {worker.nodename for worker in look.workers}
+    for life, before in watch.seen.items():
+        # A life that still counts is listed beside the new one.
+        if life not in there and before.nodename in names and _had_work(before):
             how = "was replaced by a new incarnation"
-            yield Loss(nodename=worker.nodename, how=how, tasks=tuple(before.running))
-        elif worker.nodename in silent_since and (
-            look.at_s - silent_since[worker.nodename] >= SILENCE_S or _is_over(watch, look)
-        ):
+            yield Loss(nodename=before.nodename, how=how, tasks=tuple(before.running))
+    for worker in look.workers:
+        life = _life(worker)
+        if life in silent_since and (look.at_s - silent_since[life] >= SILENCE_S or _is_over(watch, look)):
             yield Loss(nodename=worker.nodename, how="fell silent", tasks=tuple(worker.running))
         elif worker.running and worker.state == WorkerState.GONE:
             yield Loss(nodename=worker.nodename, how="said goodbye", tasks=tuple(worker.running))
@@ -195,8 +209,8 @@ def _learn(watch: Watch, look: Look) -> dict[str, float]:
     """The durations known after `look`: tasks that a living worker no longer runs have finished."""
     known = dict(watch.durations_s)
     for worker in look.workers:
-        before = watch.seen.get(worker.nodename)
-        if before is None or before.incarnation != worker.incarnation or worker.state == WorkerState.UNKNOWN:
+        before = watch.seen.get(_life(worker))
+        if before is None or worker.state == WorkerState.UNKNOWN:
             continue
         for task in let_go(before.running, worker.running):
             took = ran_s(task, before.last_seen_at)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,35 +13,65 @@ from sqlalchemy.dialects.postgresql import insert
 
 from sluicegate.control.store.tables import WORKERS
 from sluicegate.schemas.beats import Beat
+from sluicegate.schemas.lives import Life
 from sluicegate.schemas.progress import AHEAD_AT_MOST, Sighting, is_of_another_clock
+from sluicegate.schemas.times import from_wire_or_none, to_wire_or_none
 
 NEVER = datetime.fromtimestamp(0, UTC)
 """When the bus says that something was seen whose time is no time, or has not come."""
 
 
+_SINCE, _OTHERS = "heardSince", "otherLives"
+"""What stands in a row beside the fields of its beat, where there is more than one life. Other versions of this code do
+not know it, and write the row without: the workers' next beats say it again."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remembered:
-    """A worker's row: its last beat, and whether an operator said to forget it."""
+    """A nodename's row: its last beat, and whether an operator said to forget it.
+
+    `since` and `others` where it had several lives: when that one was first heard, and the others that count.
+    """
 
     sighting: Sighting
     is_forgotten: bool
+    since: datetime | None = None
+    others: tuple[Life, ...] = ()
+
+    @property
+    def lives(self) -> list[Life]:
+        """All of them, the newest first."""
+        return [Life(sighting=self.sighting, since=self.since, is_forgotten=self.is_forgotten), *self.others]
 
 
-def read(connection: Connection, namespace: str) -> dict[str, Remembered]:
-    """Every worker that was ever heard of, by nodename."""
+def read(connection: Connection, namespace: str, nodenames: Collection[str] | None = None) -> dict[str, Remembered]:
+    """Every worker that was ever heard of (or those called `nodenames`), by nodename."""
     column = WORKERS.c
-    rows = connection.execute(
-        select(column.nodename, column.beat, column.last_seen_at, column.forgotten_at).where(
-            column.namespace == namespace
-        )
+    query = select(column.nodename, column.beat, column.last_seen_at, column.forgotten_at).where(
+        column.namespace == namespace
     )
+    if nodenames is not None:
+        query = query.where(column.nodename.in_(sorted(nodenames)))
     return {
         row.nodename: Remembered(
             sighting=Sighting(beat=_beat(row.beat), seen_at=row.last_seen_at),
             is_forgotten=row.forgotten_at is not None,
+            since=from_wire_or_none(row.beat.get(_SINCE), _SINCE),
+            others=tuple(Life.from_wire(one) for one in row.beat.get(_OTHERS, [])),
         )
-        for row in rows
+        for row in connection.execute(query)
     }
+
+
+def alone(connection: Connection, namespace: str) -> dict[str, str]:
+    """The incarnation of each nodename that has one life as far as is remembered, and was not forgotten."""
+    column = WORKERS.c
+    rows = connection.execute(
+        select(column.nodename, column.incarnation).where(
+            column.namespace == namespace, column.forgotten_at.is_(None), column.beat[_OTHERS].is_(None)
+        )
+    )
+    return {row.nodename: row.incarnation for row in rows}
 
 
 def busy(connection: Connection, namespace: str) -> dict[str, Beat]:
@@ -57,18 +87,21 @@ def is_newer(seen_at: datetime, known_at: datetime, now: datetime) -> bool:
     return seen_at > known_at or (is_of_another_clock(known_at, now) and seen_at > NEVER)
 
 
-def fold(connection: Connection, namespace: str, sightings: Iterable[Sighting], now: datetime) -> None:
-    """Remembers what is newer than what is known (`is_newer`). A worker that was forgotten and beats again is back."""
+def fold(connection: Connection, namespace: str, fleet: Iterable[Sequence[Life]], now: datetime) -> None:
+    """Remembers what is newer than what is known (`is_newer`). A worker that was forgotten and beats again is back.
+
+    Of each nodename its lives, the newest first.
+    """
     rows = [
         {
             "namespace": namespace,
-            "nodename": sighting.beat.nodename,
-            "incarnation": sighting.beat.incarnation,
-            "beat": sighting.beat.to_wire(),
-            "last_seen_at": sighting.seen_at,
+            "nodename": newest.sighting.beat.nodename,
+            "incarnation": newest.incarnation,
+            "beat": newest.sighting.beat.to_wire() | _beside(newest, others),
+            "last_seen_at": newest.seen_at,
         }
         # In one order, so that two replicas that fold at once do not lock each other out.
-        for sighting in sorted(sightings, key=lambda seen: seen.beat.nodename)
+        for newest, *others in sorted(fleet, key=lambda lives: lives[0].sighting.beat.nodename)
     ]
     if not rows:
         return
@@ -103,11 +136,26 @@ def forget(connection: Connection, namespace: str, nodename: str, *, by: str, re
     )
 
 
+def forget_others(connection: Connection, namespace: str, nodename: str, silent: Collection[str]) -> None:
+    """Marks those of a nodename's other lives as forgotten whose incarnations are `silent`."""
+    row = read(connection, namespace, [nodename])[nodename]
+    others = [replace(one, is_forgotten=one.is_forgotten or one.incarnation in silent) for one in row.others]
+    beat = row.sighting.beat.to_wire() | _beside(row.lives[0], others)
+    mine = (WORKERS.c.namespace == namespace, WORKERS.c.nodename == nodename)
+    connection.execute(update(WORKERS).where(*mine).values(beat=beat))
+
+
 def purge(connection: Connection, before: datetime) -> None:
     """Removes the rows of workers that said goodbye or were forgotten, and were not seen since `before`."""
     said_goodbye = WORKERS.c.beat["goodbye"].as_boolean()
-    is_done = or_(said_goodbye, WORKERS.c.forgotten_at.is_not(None))
+    is_done = and_(or_(said_goodbye, WORKERS.c.forgotten_at.is_not(None)), WORKERS.c.beat[_OTHERS].is_(None))
     connection.execute(delete(WORKERS).where(and_(is_done, WORKERS.c.last_seen_at < before)))
+
+
+def _beside(newest: Life, others: Sequence[Life]) -> dict[str, Any]:
+    if not others:
+        return {}
+    return {_SINCE: to_wire_or_none(newest.since), _OTHERS: [one.to_wire() for one in others]}
 
 
 def _beat(wire: Mapping[str, Any]) -> Beat:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,11 +18,22 @@ from sluicegate.control.links.broker import SOURCE, Broker
 from sluicegate.control.links.outages import Outage
 from sluicegate.control.links.state_redis import Bus, Heard
 from sluicegate.control.store.database import Database
+from sluicegate.schemas import lives
 from sluicegate.schemas.beats import Beat, WorkerState
 from sluicegate.schemas.errors import InvalidInput, NotFound, Refused, Unavailable
 from sluicegate.schemas.holds.hold import check_reason
+from sluicegate.schemas.lives import Life
 from sluicegate.schemas.names import host_of
-from sluicegate.schemas.progress import UNAVAILABLE, Metrics, Sighting, WorkerView, measure, present_in, view
+from sluicegate.schemas.progress import (
+    UNAVAILABLE,
+    Metrics,
+    Sighting,
+    WorkerView,
+    is_of_another_clock,
+    measure,
+    present_in,
+    view,
+)
 from sluicegate.schemas.runtimes import ended
 from sluicegate.schemas.scopes import GLOBAL, Scope, ScopeKind
 from sluicegate.schemas.snapshots import NOTHING
@@ -60,22 +71,43 @@ def illegible(heard: Heard) -> Sighting:
     return Sighting(beat=beat, seen_at=heard.seen_at)
 
 
-def combined(heard: list[Heard], remembered: Mapping[str, Remembered], now: datetime) -> dict[str, Sighting]:
-    """The newest word of every worker that counts, from Redis, whose time is `now`, and from the database.
+def combined(heard: list[Heard], remembered: Mapping[str, Remembered], now: datetime) -> dict[str, list[Life]]:
+    """The newest word of each life of every nodename, from Redis, whose time is `now`, and from the database.
 
     What is remembered from a time that has not come is older than anything that came by the clock as it is now.
-    A forgotten one is left out until it beats again. One whose present words cannot be read goes by its last
-    legible ones, which grow old.
+    A forgotten one stays so until it beats again. One whose present words cannot be read goes by its last
+    legible ones, which grow old. The newest life comes first, and `schemas.lives` tells which of them count.
     """
-    known = {nodename: row.sighting for nodename, row in remembered.items() if not row.is_forgotten}
+    known = {nodename: row.lives for nodename, row in remembered.items()}
     for entry in heard:
-        row = remembered.get(entry.nodename)
-        is_newer = row is None or sightings.is_newer(entry.seen_at, row.sighting.seen_at, now)
-        if is_newer and (seen := decoded(entry)):
-            known[entry.nodename] = seen
-        elif row is None:
-            known[entry.nodename] = illegible(entry)
+        lives = _heard_lives(entry, remembered.get(entry.nodename), now)
+        if lives:
+            known[entry.nodename] = lives
+        elif entry.nodename not in known:
+            known[entry.nodename] = [Life(sighting=illegible(entry))]
     return known
+
+
+def _heard_lives(entry: Heard, row: Remembered | None, now: datetime) -> list[Life]:
+    """All lives of this nodename, where Redis tells more of them than is remembered; nothing where it does not."""
+    others = lives.decode(entry.lives, entry.nodename, now)
+    seen = decoded(entry)
+    if row is None:
+        return lives.merged(others, [Life(sighting=seen)] if seen else [])
+    if not sightings.is_newer(entry.seen_at, row.sighting.seen_at, now):
+        return []
+    # What was seen by a clock that is ahead of this one cannot be compared with what is seen now.
+    known = [one for one in row.lives if not is_of_another_clock(one.seen_at, now)]
+    found = lives.merged(known, others)
+    if seen is None:
+        return found if others else []
+    # A life that nobody knew began after all that was known.
+    return lives.merged(found, [Life(sighting=seen, since=_since(seen, found))])
+
+
+def _since(seen: Sighting, known: list[Life]) -> datetime | None:
+    is_known = any(one.incarnation == seen.beat.incarnation for one in known)
+    return seen.seen_at if known and not is_known else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +123,7 @@ class Progress:
 class Seen:
     """Every worker at one moment. `is_heard` False: Redis was away, and these are their last known words.
 
-    `forgotten`: those that an operator gave up, and that have not been heard of since.
+    `forgotten`: the incarnations that an operator gave up, and that have not been heard of since.
     """
 
     workers: list[WorkerView]
@@ -131,16 +163,14 @@ class Fleet:
     def look(self, truth: Truth, remembered: Mapping[str, Remembered]) -> Seen:
         """Every worker, at one moment."""
         heard = self._listen()
-        forgotten = frozenset(name for name, row in remembered.items() if row.is_forgotten)
         if heard is None:
-            known = {name: row.sighting for name, row in _present(remembered)}
-            workers = self._views(known, truth, truth.now)
-            return Seen(workers=workers, at=truth.now, is_heard=False, forgotten=forgotten)
+            last = {name: row.lives for name, row in remembered.items()}
+            workers = self._views(last, truth, truth.now)
+            return Seen(workers=workers, at=truth.now, is_heard=False, forgotten=_forgotten(last))
         now, entries = heard
         known = combined(entries, remembered, now)
-        return Seen(
-            workers=self._views(known, truth, now), at=now, is_heard=True, forgotten=forgotten.difference(known)
-        )
+        workers = self._views(known, truth, now)
+        return Seen(workers=workers, at=now, is_heard=True, forgotten=_forgotten(known))
 
     def measure(self, seen: Seen, scope: Scope = GLOBAL) -> Metrics:
         """The metrics of `scope`; asks the broker, unless Redis is away."""
@@ -186,34 +216,46 @@ class Fleet:
             self._fold(connection, entries, now)
             # What cannot be read is remembered here, so that forgetting it has a row to mark.
             unread = [illegible(entry) for entry in entries if entry.nodename == nodename and not decoded(entry)]
-            known = sightings.read(connection, self._namespace)
+            known = sightings.read(connection, self._namespace, [nodename])
             if nodename not in known and unread:
-                sightings.fold(connection, self._namespace, unread, now)
-                known = sightings.read(connection, self._namespace)
+                sightings.fold(connection, self._namespace, [[Life(sighting=unread[0])]], now)
+                known = sightings.read(connection, self._namespace, [nodename])
             row = known.get(nodename)
-            if row is None or row.is_forgotten:
+            seen = self._views({nodename: row.lives}, truth, now) if row else []
+            if row is None or not seen:
                 raise NotFound(f"no worker is known as {nodename!r}")
-            seen = view(row.sighting, desired=truth.edition, lease=self._lease, now=now)
-            is_silent = seen.state in (WorkerState.UNKNOWN, WorkerState.GONE)
-            event = events.Event(
-                action="worker_forgotten",
-                outcome=events.APPLIED if is_silent else events.REFUSED,
-                actor=actor,
-                at=truth.now,
-                edition=truth.edition,
-                reason=why,
-                details=_details(seen),
-            )
-            events.record(connection, self._namespace, event)
-            if is_silent:
-                sightings.forget(connection, self._namespace, nodename, by=actor, reason=why, now=truth.now)
-                return row.sighting
-        raise Refused(f"{nodename} is alive ({seen.state}): only a worker that fell silent can be forgotten")
+            silent = _silent(seen)
+            for worker in silent or seen[:1]:
+                event = events.Event(
+                    action="worker_forgotten",
+                    outcome=events.APPLIED if silent else events.REFUSED,
+                    actor=actor,
+                    at=truth.now,
+                    edition=truth.edition,
+                    reason=why,
+                    details=_details(worker),
+                )
+                events.record(connection, self._namespace, event)
+            if silent:
+                given_up = {worker.beat.incarnation for worker in silent}
+                if row.sighting.beat.incarnation in given_up:
+                    sightings.forget(connection, self._namespace, nodename, by=actor, reason=why, now=truth.now)
+                sightings.forget_others(connection, self._namespace, nodename, given_up)
+                return silent[0].sighting
+        raise Refused(f"{nodename} is alive ({seen[0].state}): only a worker that fell silent can be forgotten")
 
-    def _views(self, known: Mapping[str, Sighting], truth: Truth, now: datetime) -> list[WorkerView]:
+    def _views(self, known: Mapping[str, Sequence[Life]], truth: Truth, now: datetime) -> list[WorkerView]:
         views = (
-            view(known[name], desired=truth.edition, lease=self._lease, now=now, holds=truth.holds.active)
+            view(
+                one.sighting,
+                desired=truth.edition,
+                lease=self._lease,
+                now=now,
+                holds=truth.holds.active,
+                namesakes=namesakes,
+            )
             for name in sorted(known)
+            for one, namesakes in lives.counting(known[name], lease=self._lease, now=now)
         )
         return [
             worker
@@ -237,11 +279,32 @@ class Fleet:
         return heard
 
     def _fold(self, connection: Connection, entries: list[Heard], now: datetime) -> None:
-        sightings.fold(connection, self._namespace, filter(None, map(decoded, entries)), now)
+        fleet: list[list[Life]] = []
+        several: list[Heard] = []
+        # Most nodenames have the one life that they had: what is remembered of those need not be read.
+        alone = sightings.alone(connection, self._namespace)
+        for entry in entries:
+            seen = decoded(entry) if entry.lives is None else None
+            if seen and alone.get(entry.nodename) == seen.beat.incarnation:
+                fleet.append([Life(sighting=seen)])
+            else:
+                several.append(entry)
+        if several:
+            rows = sightings.read(connection, self._namespace, [entry.nodename for entry in several])
+            heard = (_heard_lives(entry, rows.get(entry.nodename), now) for entry in several)
+            fleet += [lives.worth_remembering(one, lease=self._lease, now=now) for one in heard if one]
+        sightings.fold(connection, self._namespace, fleet, now)
 
 
-def _present(remembered: Mapping[str, Remembered]) -> list[tuple[str, Remembered]]:
-    return [(name, row) for name, row in remembered.items() if not row.is_forgotten]
+def _forgotten(known: Mapping[str, Sequence[Life]]) -> frozenset[str]:
+    return frozenset(one.incarnation for found in known.values() for one in found if one.is_forgotten)
+
+
+def _silent(seen: list[WorkerView]) -> list[WorkerView]:
+    """Those that may be given up: all where none is alive, and beside one that is those that fell silent."""
+    if all(worker.state in (WorkerState.UNKNOWN, WorkerState.GONE) for worker in seen):
+        return seen
+    return [worker for worker in seen if worker.state is WorkerState.UNKNOWN]
 
 
 def _runs_s(busy: Mapping[str, Beat], entries: list[Heard]) -> dict[str, list[float]]:

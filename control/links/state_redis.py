@@ -56,11 +56,15 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """One worker's entry: its nodename, when it last beat by the server's clock, its bytes (None: lost)."""
+    """One nodename's entry: when it last beat by the server's clock, its bytes (None: lost).
+
+    `lives`: what several lives of it said last (`schemas.lives`); None where there was one alone.
+    """
 
     nodename: str
     seen_at: datetime
     raw: bytes | None
+    lives: bytes | None = None
 
 
 class Bus:
@@ -108,17 +112,21 @@ class Bus:
     def heartbeats(self) -> tuple[datetime, list[Heard]]:
         """The server's time, and the last beat of every worker that it knows."""
         with self._translated():
-            seconds, microseconds = self._client.time()
-            now = seconds + microseconds / 1e6
             scores: list[tuple[bytes, float]] = self._client.zrange(
                 names.beats_key(self._namespace), 0, -1, withscores=True
             )
             # A nodename that is no UTF-8 is not one that Celery made.
             known = [(name.decode(errors="replace"), score) for name, score in scores]
             keys = [names.beat_key(self._namespace, nodename) for nodename, _ in known]
-            beats: list[bytes | None] = self._client.mget(keys) if keys else []
+            keys += [names.lives_key(self._namespace, nodename) for nodename, _ in known]
+            found: list[bytes | None] = self._client.mget(keys) if keys else []
+            # Last: a beat that comes between two of these is not from the future.
+            seconds, microseconds = self._client.time()
+            now = seconds + microseconds / 1e6
+        beats, lives = found[: len(known)], found[len(known) :]
         heard = [
-            Heard(nodename, _heard_at(score, now), raw) for (nodename, score), raw in zip(known, beats, strict=True)
+            Heard(nodename, _heard_at(score, now), raw, others)
+            for (nodename, score), raw, others in zip(known, beats, lives, strict=True)
         ]
         return datetime.fromtimestamp(now, UTC), heard
 

@@ -233,7 +233,7 @@ def _resumed(order: Order, truth: Truth, progress: Progress, actor: str) -> Chan
 
 def _ramp(rate: Rate, progress: Progress, scope: Scope) -> Ramp:
     """Raises InvalidInput where it would take too long."""
-    return rate.ramp([worker.beat.nodename for worker in present_in(progress.workers, scope)])
+    return rate.ramp(sorted({worker.beat.nodename for worker in present_in(progress.workers, scope)}))
 
 
 def _refusal(order: Order, truth: Truth, progress: Progress) -> Refused | None:

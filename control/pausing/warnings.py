@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sluicegate.schemas.holds.hold import CAN_END, ENDS
+from sluicegate.schemas.lives import clashes
 from sluicegate.schemas.progress import WorkerView, present_in
 from sluicegate.schemas.scopes import GLOBAL, Scope
 
 
 def warnings(scope: Scope, workers: Iterable[WorkerView], then: str | None = None) -> list[str]:
-    """A line each: that the hold holds nothing now, where it does not; who does not obey; what cannot be ended."""
+    """A line each: that the hold holds nothing now, where it does not; who shares a name or does not obey; what cannot
+    be ended.
+    """
     present = present_in(workers, GLOBAL)
     inside = present_in(present, scope)
     if present and not inside:
         return [f"no worker is in {scope} now; one that comes will obey"]
     deaf = [worker.beat.nodename for worker in inside if not worker.enforces(scope)]
-    told = [f"{nodename} does not enforce {scope.kind} holds: it goes on" for nodename in deaf]
+    told = clashes((worker.beat.nodename, worker.namesakes) for worker in inside)
+    told += [f"{nodename} does not enforce {scope.kind} holds: it goes on" for nodename in deaf]
     if then in ENDS:
         unable = [worker.beat for worker in inside if then not in CAN_END.get(worker.beat.pool, ())]
         told += [f"{beat.nodename} ({beat.pool}) cannot {then} a running task: it is asked to stop" for beat in unable]

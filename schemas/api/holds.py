@@ -153,7 +153,7 @@ class AtPauseBody(Answer):
 
 
 class EndedTaskBody(Answer):
-    """A task that was lost or forced, and how."""
+    """A task that was lost, forced or killed, and how."""
 
     id: str
     name: str
@@ -164,6 +164,12 @@ class CountsBody(Answer):
     """How many tasks came to which end."""
 
     finished: int = 0
+    failed: int = 0
+    retried: int = 0
+    killed: int = 0
+    overran: int = 0
+    revoked: int = 0
+    ended: int = 0
     yielded: int = 0
     waiting: int = 0
     forced: int = 0
@@ -176,6 +182,7 @@ class WorkerReceiptBody(CountsBody):
     nodename: str
     lost_tasks: list[EndedTaskBody] = Field(default_factory=list)
     forced_tasks: list[EndedTaskBody] = Field(default_factory=list)
+    killed_tasks: list[EndedTaskBody] = Field(default_factory=list)
 
 
 class ReceiptBody(CountsBody):

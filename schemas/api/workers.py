@@ -50,6 +50,7 @@ class WorkerBody(Answer):
     labels: dict[str, str] = Field(default_factory=dict)
     not_enforced: list[str] = Field(default_factory=list)
     clock_ahead_s: float = 0.0
+    namesakes: int = 0
     last_seen_at: Instant
     lease_expires_at: Instant
 
@@ -76,6 +77,7 @@ class WorkerBody(Answer):
             labels=dict(beat.labels),
             not_enforced=[str(scope) for scope in worker.not_enforced],
             clock_ahead_s=worker.clock_ahead_s,
+            namesakes=worker.namesakes,
             last_seen_at=worker.sighting.seen_at,
             lease_expires_at=worker.lease_expires_at,
         )
@@ -93,7 +95,7 @@ class WorkerBody(Answer):
 
 
 class WorkersAnswer(Answer):
-    """`GET /api/workers`, by nodename."""
+    """`GET /api/workers`, by nodename; two where two workers have one name."""
 
     workers: list[WorkerBody]
 

@@ -1,12 +1,14 @@
 """What became of the tasks that ran when a hold was placed: followed from look to look. Pure.
 
-    running ── its worker, in the same life, runs it no more ──▶ finished (whatever its result)
+    running ── its worker, in the same life, runs it no more ──▶ finished
        ├────── and says that it gave it back at a checkpoint ──▶ yielded
        ├────── and says that it ended it, for a deadline ──────▶ forced
+       ├────── and says that it did not end well ──────────────▶ failed, retried, killed, overran, revoked
+       ├────── and does not say how runs end ──────────────────▶ ended
        └────── its worker was replaced or forgotten before that was seen ──▶ lost
 
 A fate never goes back to running: a look may be older than the one before it, and is then no evidence.
-(Finished may turn out to be yielded or forced.)
+(Finished and ended may turn out to be one of the others.)
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self
 
-from sluicegate.schemas.beats import Beat, RunningTask, WorkerState
+from sluicegate.schemas.beats import Beat, End, EndedRun, RunningTask, WorkerState
 from sluicegate.schemas.holds.hold import Hold
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.progress import Metrics, WorkerView, is_of
@@ -30,10 +32,25 @@ class Fate(StrEnum):
 
     RUNNING = "running"
     FINISHED = "finished"
+    """It ran to its end, and well."""
+    FAILED = "failed"
+    RETRIED = "retried"
+    """It ended, and is sent or given out again."""
+    KILLED = "killed"
+    """Its pool child died."""
+    OVERRAN = "overran"
+    """A time limit ended it."""
+    REVOKED = "revoked"
+    ENDED = "ended"
+    """It runs no more, and its worker does not tell how its runs end: one of an older version."""
     YIELDED = "yielded"
     FORCED = "forced"
     """Ended by a deadline's step: requeued or terminated."""
     LOST = "lost"
+
+
+_MAY_TURN_OUT_OTHERWISE = (Fate.FINISHED, Fate.ENDED)
+_BY_END = {str(end): Fate(str(end)) for end in End}
 
 
 class Ending(StrEnum):
@@ -51,7 +68,7 @@ class Ending(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Followed:
     """One task in one life of its worker, and its fate. `how`: of a lost one, what showed it; of a forced
-    one, `requeued` or `terminated`.
+    one, `requeued` or `terminated`; of a killed one, and of others that do, whether it comes again.
     """
 
     nodename: str
@@ -110,13 +127,18 @@ def follow(
 
     What yielded or was forced since `begun_at` counts also where it was never seen running: between two heartbeats a
     task can begin and stop at its checkpoint. (By the worker's clock: what yielded to a hold before is that one's.)
-    `forgotten`: the workers that an operator gave up. What runs on a worker that does not enforce such a scope is not
-    followed: it may start more at any time, and the scope is never drained.
+    `forgotten`: the incarnations that an operator gave up. What runs on a worker that does not enforce such a scope is
+    not followed: it may start more at any time, and the scope is never drained.
     """
-    by_name = {worker.beat.nodename: worker for worker in workers}
-    after = [_followed(one, by_name.get(one.nodename), one.nodename in forgotten) for one in known]
+    lives = {(worker.beat.nodename, worker.beat.incarnation): worker for worker in workers}
+    # An illegible worker has not been replaced: nothing is known of its life.
+    heard = {nodename for nodename, incarnation in lives if incarnation}
+    after = [
+        _followed(one, lives.get((one.nodename, one.incarnation)), one.nodename in heard, one.incarnation in forgotten)
+        for one in known
+    ]
     seen = {one.key for one in known}
-    for worker in by_name.values():
+    for worker in lives.values():
         # One that said goodbye runs nothing; what it once ran ended before.
         if worker.state is WorkerState.GONE or not worker.is_in(scope) or not worker.enforces(scope):
             continue
@@ -134,20 +156,22 @@ def follow(
     return tuple(after)
 
 
-def _followed(one: Followed, worker: WorkerView | None, is_forgotten: bool) -> Followed:
-    if one.fate is Fate.FINISHED and worker is not None:
+def _followed(one: Followed, worker: WorkerView | None, is_other_heard: bool, is_forgotten: bool) -> Followed:
+    """`worker`: the same life of its worker, where that counts; `is_other_heard`: does any life of its nodename?"""
+    if one.fate in _MAY_TURN_OUT_OTHERWISE and worker is not None:
         # Its worker let it go a moment before it said why.
-        return _left(one, worker.beat)
+        left = _left(one, worker.beat)
+        return one if left.fate in _MAY_TURN_OUT_OTHERWISE else left
     if one.fate is not Fate.RUNNING:
         return one
     if is_forgotten:
         return replace(one, fate=Fate.LOST, how="its worker was forgotten")
-    if worker is None or not worker.beat.incarnation:
+    if worker is None and is_other_heard:
+        return replace(one, fate=Fate.LOST, how="its worker was replaced by a new incarnation")
+    if worker is None:
         # Not heard of at this look (a wiped Redis, for one), or illegible: no evidence of anything.
         return one
     beat = worker.beat
-    if beat.incarnation != one.incarnation:
-        return replace(one, fate=Fate.LOST, how="its worker was replaced by a new incarnation")
     now = next((task for task in beat.running if task.id == one.task.id), None)
     if now is not None:
         return replace(one, task=replace(one.task, is_waiting=now.is_waiting))
@@ -156,13 +180,25 @@ def _followed(one: Followed, worker: WorkerView | None, is_forgotten: bool) -> F
 
 def _left(one: Followed, beat: Beat) -> Followed:
     """`one`, which its worker runs no more, by what that says of it."""
-    if beat.incarnation == one.incarnation:
-        for forced in beat.forced:
-            if _is_this_run(forced.task.id, forced.at, one):
-                return replace(one, fate=Fate.FORCED, how=forced.how)
-        if any(_is_this_run(other.task.id, other.at, one) for other in beat.yielded):
-            return replace(one, fate=Fate.YIELDED)
+    for forced in beat.forced:
+        if _is_this_run(forced.task.id, forced.at, one):
+            return replace(one, fate=Fate.FORCED, how=forced.how)
+    if any(_is_this_run(other.task.id, other.at, one) for other in beat.yielded):
+        return replace(one, fate=Fate.YIELDED)
+    if beat.ended is None:
+        return replace(one, fate=Fate.ENDED)
+    for ended in beat.ended:
+        if _is_this_run(ended.task.id, ended.at, one):
+            # A later version may know more ways to end.
+            return replace(one, fate=_BY_END.get(ended.end, Fate.ENDED), how=_how(ended))
     return replace(one, fate=Fate.FINISHED)
+
+
+def _how(ended: EndedRun) -> str | None:
+    if ended.end != End.KILLED:
+        # That it comes again goes without saying of one that was retried.
+        return "comes again" if ended.comes_again and ended.end != End.RETRIED else None
+    return "comes again" if ended.comes_again else "does not come again"
 
 
 def _is_this_run(task_id: str, at: datetime, one: Followed) -> bool:

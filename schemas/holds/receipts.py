@@ -12,9 +12,15 @@ from sluicegate.schemas.holds.drains import Ending, Fate, Followed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """How many tasks came to which end; `waiting` stand at a checkpoint."""
+    """How many tasks came to which end; `waiting` stand at a checkpoint, and of `ended` nobody tells how."""
 
     finished: int = 0
+    failed: int = 0
+    retried: int = 0
+    killed: int = 0
+    overran: int = 0
+    revoked: int = 0
+    ended: int = 0
     yielded: int = 0
     waiting: int = 0
     forced: int = 0
@@ -38,7 +44,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndedTask:
-    """A task that was lost or forced. `how`: what showed the loss, or which step ended it."""
+    """A task that was lost, forced or killed. `how`: what showed the loss; which step ended it; does it come again."""
 
     id: str
     name: str
@@ -51,12 +57,13 @@ class EndedTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerReceipt:
-    """What became of one worker's tasks; the lost and the forced ones by name."""
+    """What became of one worker's tasks; the lost, the forced and the killed ones by name."""
 
     nodename: str
     counts: Counts
     lost: tuple[EndedTask, ...]
     forced: tuple[EndedTask, ...]
+    killed: tuple[EndedTask, ...] = ()
 
     def to_wire(self) -> dict[str, Any]:
         """As JSON, with camelCase keys."""
@@ -65,6 +72,7 @@ class WorkerReceipt:
             **self.counts.to_wire(),
             "lostTasks": [task.to_wire() for task in self.lost],
             "forcedTasks": [task.to_wire() for task in self.forced],
+            "killedTasks": [task.to_wire() for task in self.killed],
         }
 
     @classmethod
@@ -75,6 +83,7 @@ class WorkerReceipt:
             counts=Counts.from_wire(data),
             lost=_tasks(data.get("lostTasks", [])),
             forced=_tasks(data.get("forcedTasks", [])),
+            killed=_tasks(data.get("killedTasks", [])),
         )
 
 
@@ -136,7 +145,11 @@ def receipt(
         counts=Counts.of(known),
         workers=tuple(
             WorkerReceipt(
-                nodename=name, counts=Counts.of(own), lost=_named(own, Fate.LOST), forced=_named(own, Fate.FORCED)
+                nodename=name,
+                counts=Counts.of(own),
+                lost=_named(own, Fate.LOST),
+                forced=_named(own, Fate.FORCED),
+                killed=_named(own, Fate.KILLED),
             )
             for name, own in per_worker.items()
         ),

@@ -192,6 +192,37 @@ def gather(self: Task[Any, Any], found: list[Any], seq: int, seconds: float) -> 
     return [*before, seq]
 
 
+@app.task(bind=True, name="fleet.ending", max_retries=None, reject_on_worker_lost=True)
+def ending(self: Task[Any, Any], seq: int, go: str, how: str) -> None:
+    """Runs until the file `go` is there, and then ends as `how` says: `finish`, `fail`, `retry` or `kill`."""
+    started = time.time()
+    _record(self, Event.START, started, seq)
+    while not os.path.exists(go):
+        time.sleep(0.02)
+    match how:
+        case "fail":
+            raise ValueError("as it was told")
+        case "retry":
+            raise self.retry(countdown=3600)
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+    _record(self, Event.END, time.time(), seq)
+
+
+@app.task(bind=True, name="fleet.overrun_hard", time_limit=8)
+def overrun_hard(self: Task[Any, Any], seq: int) -> None:
+    """Takes longer than it may; its child is killed for that."""
+    _record(self, Event.START, time.time(), seq)
+    time.sleep(600)
+
+
+@app.task(bind=True, name="fleet.overrun_soft", soft_time_limit=8)
+def overrun_soft(self: Task[Any, Any], seq: int) -> None:
+    """Takes longer than it should, and lets the exception that says so pass."""
+    _record(self, Event.START, time.time(), seq)
+    time.sleep(600)
+
+
 class Stepping(Task):  # type: ignore[type-arg]
     """Goes through `count` items of `seconds` each, writing down every one that it has done."""
 

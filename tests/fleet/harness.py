@@ -245,12 +245,14 @@ class Fleet:
         arguments: Sequence[str] = ("--without-mingle", "--without-gossip"),
         prefix: Sequence[str] = (),
         wait: bool = True,
+        as_name: str | None = None,
     ) -> Worker:
         """Start worker `name` (or again, after it ended); `wait`: return once Celery says that it is ready.
 
-        `prefix` stands before the command, and must become it (as `nsenter` does).
+        `prefix` stands before the command, and must become it (as `nsenter` does). `as_name`: what it calls itself,
+        where that is another's name.
         """
-        nodename = f"{name}@{self.host}"
+        nodename = f"{as_name or name}@{self.host}"
         command = [*prefix, sys.executable, "-m", "celery", "-A", module, "worker"]
         command += ["-P", self.pool, "-c", str(slots), "-n", nodename, "-Q", self.queue, "-l", "INFO", *arguments]
         full = {**_inherited(), **self._settings, **self._ours, **self._extra, **(environ or {})}
@@ -293,10 +295,18 @@ class Fleet:
 
     def run(self, command: Sequence[str], *, within_s: float = 90.0) -> subprocess.CompletedProcess[str]:
         """Run a command with the workers' environment, and return when it has ended."""
+        started = self.popen(command)
+        try:
+            out, err = started.communicate(timeout=within_s)
+        finally:
+            started.kill()
+        return subprocess.CompletedProcess(command, started.returncode, out, err)
+
+    def popen(self, command: Sequence[str]) -> subprocess.Popen[str]:
+        """Start a command with the workers' environment; the caller sees to its end."""
         environ = {**_inherited(), **self._settings, **self._ours, **self._extra}
-        return subprocess.run(
-            command, env=environ, capture_output=True, text=True, timeout=within_s, cwd=self.directory, check=False
-        )
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=environ, stdout=pipe, stderr=pipe, text=True, cwd=self.directory)
 
     # --- work ---
 

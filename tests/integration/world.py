@@ -167,6 +167,7 @@ class World:
             "state": WorkerState.RUNNING,
             "applied": Edition(1, 1),
             "applied_at": None,
+            "ended": (),
         }
         beat = Beat(**(values | fields))
         self.leave(nodename, beat.encode(), age_s=age_s)

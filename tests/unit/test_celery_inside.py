@@ -103,6 +103,16 @@ def test_the_installed_version_is_one_that_was_read(package):
         (request.create_request_cls, "return self.on_failure(retval, return_ok=True)"),
         (request.Request.on_failure, "task_ready(self) exc = exc_info.exception"),
         (request.Request.on_failure, "elif isinstance(exc, Ignore): return self.acknowledge()"),
+        # How a run ended that did not end well: these are looked up on the request, and announce what came of it.
+        (request.create_request_cls, "error_callback=self.on_failure,"),
+        (request.create_request_cls, "timeout_callback=self.on_timeout,"),
+        (request.Request.on_failure, "elif isinstance(exc, Retry): return self.on_retry(exc_info)"),
+        (request.Request.on_retry, "self.send_event('task-retried',"),
+        (request.Request.reject, "self.send_event('task-rejected', requeue=requeue)"),
+        (request.Request._announce_revoked, "self.send_event('task-revoked',"),
+        (request.Request._announce_cancelled, "self.send_event('task-cancelled')"),
+        (request.Request.on_failure, "is_worker_lost = isinstance(exc, WorkerLostError)"),
+        (billiard.pool.TimeoutHandler.on_hard_timeout, "job._set(job._job, (False, ExceptionInfo()))"),
         # What a deadline ends is terminated as by a revoke, or let go of as Celery does on a lost connection.
         (request.Request.terminate, "pool.terminate_job(self.worker_pid, signal)"),
         (request.Request.cancel, "obj = self._apply_result() # is a weakref if obj is not None: obj.terminate(signal)"),

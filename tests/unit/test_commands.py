@@ -322,7 +322,7 @@ def test_a_holds_story_tells_what_ran_then_and_what_became_of_it(control: Stub) 
         "WORKER   TASK         ID  QUEUE  STARTED               FATE",
         "w1@host  tasks.train  t1  gpu    2026-01-31 09:30:00Z  finished",
         "w2@host  tasks.train  t2  gpu    2026-01-31 09:30:00Z  lost: it was replaced",
-        "version 7: drained after 4.2s: finished 1, yielded 0, waiting 0, forced 0, lost 1",
+        "version 7: drained after 4.2s: finished 1, lost 1",
     ]
 
 

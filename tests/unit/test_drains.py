@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluicegate.schemas.beats import ForcedTask, RunningTask, WorkerState, YieldedTask
+from sluicegate.schemas.beats import End, EndedRun, ForcedTask, RunningTask, WorkerState, YieldedTask
 from sluicegate.schemas.holds.at_pause import AtPause, fleet_at_pause
 from sluicegate.schemas.holds.drains import Ending, Fate, Followed, conclude, ending_of, follow
 from sluicegate.schemas.holds.hold import Hold, Then
@@ -29,7 +29,7 @@ SECOND = timedelta(seconds=1)
 
 
 def worker(*running: RunningTask, age_s: float = 0, **fields: Any) -> WorkerView:
-    known = {"running": running, "queues": ("gpu", "mail")} | fields
+    known = {"running": running, "queues": ("gpu", "mail"), "ended": ()} | fields
     return view(Sighting(beat=beat(**known), seen_at=NOW - age_s * SECOND), desired=DESIRED, lease=LEASE, now=NOW)
 
 
@@ -94,7 +94,7 @@ def test_a_silent_worker_is_evidence_of_nothing() -> None:
     [
         ([[worker(incarnation="i2")]], (), "replaced"),
         ([[worker(OTHER, incarnation="i2", yielded=(stop(WORK),))]], (), "replaced"),
-        ([[]], ("w1@h",), "forgotten"),
+        ([[]], ("i1",), "forgotten"),
     ],
 )
 def test_what_its_worker_took_along_is_lost(
@@ -234,3 +234,67 @@ def test_the_moment_says_who_ran_what_and_what_waited() -> None:
 def test_a_broker_that_cannot_be_read_is_told_from_an_empty_one() -> None:
     made = fleet_at_pause([worker()], GLOBAL, None, source="broker", now=NOW)
     assert (made.depths, made.source) == (None, "unavailable")
+
+
+def end(task: RunningTask, end: str, *, at: datetime = NOW + SECOND, comes_again: bool | None = None) -> EndedRun:
+    return EndedRun(task=task, at=at, end=end, comes_again=comes_again)
+
+
+@pytest.mark.parametrize(
+    ("told", "fate", "how"),
+    [
+        (end(WORK, End.FAILED, comes_again=False), Fate.FAILED, None),
+        (end(WORK, End.RETRIED, comes_again=True), Fate.RETRIED, None),
+        (end(WORK, End.KILLED, comes_again=False), Fate.KILLED, "does not come again"),
+        (end(WORK, End.KILLED, comes_again=True), Fate.KILLED, "comes again"),
+        (end(WORK, End.OVERRAN, comes_again=True), Fate.OVERRAN, "comes again"),
+        (end(WORK, End.REVOKED), Fate.REVOKED, None),
+        (end(WORK, End.ENDED), Fate.ENDED, None),
+        (end(WORK, "of a later version"), Fate.ENDED, None),
+        (end(WORK, End.FAILED, at=NOW - SECOND), Fate.FINISHED, None),
+        (end(OTHER, End.FAILED), Fate.FINISHED, None),
+    ],
+)
+def test_what_did_not_end_well_has_the_fate_that_its_worker_tells(told: EndedRun, fate: Fate, how: str | None) -> None:
+    """By the run: what it tells of an earlier one of the same task, or of another task, says nothing."""
+    for looks in ([[worker(ended=(told,))]], [[worker()], [worker(ended=(told,))]]):
+        (one,) = after([worker(WORK)], *looks)
+        assert (one.fate, one.how) == (fate, how) or (len(looks) == 2 and fate is Fate.ENDED)
+
+
+def test_a_worker_that_does_not_tell_how_runs_end_is_not_believed_to_have_finished_them() -> None:
+    """One of an older version. Told later all the same, it counts; and finished does not become doubtful."""
+    old = worker(ended=None)
+    assert fates(after([worker(WORK)], [old])) == {"t1": "ended"}
+    assert fates(after([worker(WORK)], [old], [worker(ended=(end(WORK, End.FAILED),))])) == {"t1": "failed"}
+    assert fates(after([worker(WORK)], [worker()], [old])) == {"t1": "finished"}
+
+
+def test_what_a_deadline_ended_is_forced_whatever_else_is_said_of_it() -> None:
+    """It was killed for that."""
+    told = worker(forced=(forced(WORK),), ended=(end(WORK, End.KILLED, comes_again=True),))
+    assert fates(after([worker(WORK)], [told])) == {"t1": "forced"}
+
+
+def test_the_receipt_names_what_was_killed() -> None:
+    known = after([worker(WORK, OTHER)], [worker(ended=(end(WORK, End.KILLED), end(OTHER, End.RETRIED)))])
+    made = receipt(known, [], version=2, ending=Ending.DRAINED, begun_at=NOW, now=NOW + SECOND)
+    assert made.counts == Counts(killed=1, retried=1)
+    assert [(task.id, task.how) for task in made.workers[0].killed] == [("t1", "does not come again")]
+    assert Receipt.from_wire(made.to_wire()) == made
+
+
+def test_a_receipt_of_an_older_version_is_read() -> None:
+    """It has fewer counts, and called finished whatever ended on its worker."""
+    old = {"holdVersion": 2, "ending": "drained", "seconds": 1.0, "finished": 3, "lost": 1, "workers": []}
+    assert Receipt.from_wire(old).counts == Counts(finished=3, lost=1)
+
+
+def test_a_task_is_followed_in_its_own_life_of_a_nodename() -> None:
+    """The new one runs nothing of it, and says nothing against it; it is lost once the old one counts no more."""
+    new = worker(incarnation="i2")
+    both = [worker(WORK), new]
+    assert fates(after(both, both)) == {"t1": "running"}
+    assert fates(after(both, [worker(), new])) == {"t1": "finished"}
+    assert fates(after(both, [new, worker(is_goodbye=True)])) == {"t1": "finished"}
+    assert fates(after(both, [new])) == {"t1": "lost"}

@@ -171,3 +171,26 @@ def test_a_task_whose_worker_fell_silent_is_no_evidence() -> None:
     wait.sees(look(1, answers.worker(running=[first]), answers.worker("w2@host", running=[second]), **BUSY))
     silent = answers.worker(state="unknown")
     assert wait.sees(look(2, silent, answers.worker("w2@host", running=[second]), **BUSY)).eta_s is None
+
+
+def test_an_old_life_that_is_listed_beside_the_new_one_is_waited_for() -> None:
+    """A rolling deploy: the old worker ends its task while the new one is up, and leaves in order."""
+    wait = Wait()
+    new = answers.worker(incarnation="i2", namesakes=1)
+    old = answers.worker(running=[answers.task()], namesakes=1)
+    for at_s in (1, 2):
+        verdict = wait.sees(look(at_s, *((old, new) if at_s == 1 else (new, old)), **BUSY))
+        assert (verdict.outcome, verdict.losses) == (Outcome.WAITING, ())
+        assert verdict.clashes == [
+            "w1@host is the name of 2 workers: nothing is drained while more than one of them runs"
+        ]
+    verdict = wait.sees(look(3, answers.worker(state="gone"), answers.worker(incarnation="i2")))
+    assert (verdict.outcome, verdict.clashes) == (Outcome.DRAINED, [])
+
+
+def test_an_old_life_that_counts_no_more_is_lost_with_what_it_had() -> None:
+    wait = Wait()
+    old, new = answers.worker(running=[answers.task()]), answers.worker(incarnation="i2")
+    assert wait.sees(look(1, old, new, **BUSY)).outcome is Outcome.WAITING
+    verdict = wait.sees(look(2, new))
+    assert (verdict.outcome, verdict.losses[0].how) == (Outcome.LOST, "was replaced by a new incarnation")

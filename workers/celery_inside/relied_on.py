@@ -40,6 +40,12 @@ What is relied on, by the module that does (in brackets)     where it stands
   ended, and lets one that raised Ignore be acknowledged   celery/worker/strategy.py, celery/worker/request.py
 - `Task.run` is looked up when a tracer is built           celery/app/trace.py
 - `task_postrun.receivers` is one list, which a tracer looks at when a run ends   celery/app/trace.py, utils/dispatch
+[ends]
+- `Task.Request`, as above; `Request.on_failure`, `.on_timeout`, `.terminate` and `.cancel` hear of every run that does
+  not end well, and announce by `send_event` what they make of it: `task-retried`, `task-rejected` with `requeue`,
+  `task-revoked`, `task-cancelled`, and `task-succeeded` of a child that was lost after its task had succeeded
+                                                            celery/worker/request.py, billiard/pool.py
+- what a run raised, in an `ExceptionWithTraceback` where it came from a child   billiard/einfo.py
 [requests]
 - `state.requests`, `.reserved_requests`, `.active_requests`, `.scheduled_requests` (5.7)   celery/worker/state.py
 - a task's `request` has what its message's headers had, and `delivery_info`   celery/app/task.py (Context)

@@ -62,7 +62,9 @@ def _ending(drain: DrainBody) -> str:
         return "under way"
     if drain.receipt is None:
         return f"{drain.ending} before it had drained"
-    counts = ", ".join(f"{name} {getattr(drain.receipt, name)}" for name in CountsBody.model_fields)
+    told = {name: getattr(drain.receipt, name) for name in CountsBody.model_fields}
+    # The usual end and the worst one are said in any case, the others where there were some.
+    counts = ", ".join(f"{name} {count}" for name, count in told.items() if count or name in ("finished", "lost"))
     return f"{drain.ending} after {spell(drain.receipt.seconds)}: {counts}"
 
 

@@ -10,6 +10,7 @@ from sluicegate.schemas.api.holds import HoldBody
 from sluicegate.schemas.api.pausing import ChangeAnswer, MetricsBody, SystemBody
 from sluicegate.schemas.api.workers import WorkerBody
 from sluicegate.schemas.beats import WorkerState
+from sluicegate.schemas.lives import clashes
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.progress import UNAVAILABLE
 from sluicegate.schemas.scopes import GLOBAL, Scope
@@ -142,6 +143,9 @@ def agreement(workers: Sequence[WorkerBody]) -> str:
 
 def warnings(workers: Iterable[WorkerBody]) -> Iterator[str]:
     """What an operator should look at, a line each."""
+    workers = list(workers)
+    for line in clashes((worker.nodename, worker.namesakes) for worker in workers):
+        yield f"warning: {line}"
     for worker in workers:
         if worker.state == WorkerState.UNKNOWN:
             yield (

@@ -1,0 +1,163 @@
+"""The lives of one nodename: which of them count, which were replaced, and which are two workers of one name. Pure.
+
+A nodename should be one worker's. A rolling deploy has two for a while, and two apps on one host may have the default
+name for good. Each life is told by its incarnation:
+
+    counts ── it says goodbye ──────────────────────────────────────────▶ gone
+       └───── its lease runs out, and another began after its last beat ▶ replaced
+              its lease runs out, and none did ─────────────────────────▶ unknown: it counts on
+
+Two lives of which each beat after the other had begun are namesakes: two workers, and no restart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sluicegate.schemas.beats import Beat
+from sluicegate.schemas.errors import InvalidInput
+from sluicegate.schemas.progress import Sighting, is_silent
+from sluicegate.schemas.times import from_wire, from_wire_or_none, to_wire, to_wire_or_none
+
+GONE_LISTED_FOR = timedelta(seconds=60)
+"""How long a life that said goodbye is told of beside another one: its last words say what became of its tasks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """What one life of a nodename said last.
+
+    `since`: when it was first heard, by the server's clock; None: earlier than all that is known. `is_forgotten`: an
+    operator gave it up, and it has not been heard of since.
+    """
+
+    sighting: Sighting
+    since: datetime | None = None
+    is_forgotten: bool = False
+
+    @property
+    def incarnation(self) -> str:
+        """Which life it is."""
+        return self.sighting.beat.incarnation
+
+    @property
+    def seen_at(self) -> datetime:
+        """When it was last heard."""
+        return self.sighting.seen_at
+
+    def to_wire(self) -> dict[str, Any]:
+        """As the database keeps it beside the newest life of its nodename."""
+        return {
+            "seenAt": to_wire(self.seen_at),
+            "since": to_wire_or_none(self.since),
+            "forgotten": self.is_forgotten,
+            "beat": self.sighting.beat.to_wire(),
+        }
+
+    @classmethod
+    def from_wire(cls, data: Mapping[str, Any]) -> Life:
+        """The inverse of `to_wire`; raises KeyError, TypeError or InvalidInput."""
+        beat = Beat.decode(json.dumps(data["beat"]).encode())
+        return cls(
+            sighting=Sighting(beat=beat, seen_at=from_wire(data["seenAt"], "seenAt")),
+            since=from_wire_or_none(data["since"], "since"),
+            is_forgotten=bool(data["forgotten"]),
+        )
+
+
+def decode(raw: bytes | None, nodename: str, now: datetime) -> list[Life]:
+    """What stands under `names.lives_key`, as the workers' script wrote it: `{incarnation: {at, since, beat}}`.
+
+    Times are seconds of the server. What cannot be read of it is left out: the newest life is heard under its own key.
+    """
+    try:
+        found = list(json.loads(raw).values()) if raw else []
+    except (ValueError, AttributeError, RecursionError):
+        return []
+    lives = (_decoded(entry) for entry in found)
+    return [one for one in lives if one and one.sighting.beat.nodename == nodename and one.seen_at <= now]
+
+
+def _decoded(entry: Any) -> Life | None:
+    try:
+        beat = Beat.decode(entry["beat"].encode())
+        seen_at, since = _instant(entry["at"]), entry.get("since")
+        return Life(sighting=Sighting(beat=beat, seen_at=seen_at), since=None if since is None else _instant(since))
+    except (InvalidInput, ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError):
+        return None
+
+
+def _instant(seconds: Any) -> datetime:
+    return datetime.fromtimestamp(float(seconds), UTC)
+
+
+def merged(known: Iterable[Life], heard: Iterable[Life]) -> list[Life]:
+    """Each life once, newest first, by its newest word. What was forgotten comes back with a newer one alone."""
+    lives = {one.incarnation: one for one in known}
+    for one in heard:
+        before = lives.get(one.incarnation)
+        if before is None:
+            lives[one.incarnation] = one
+        elif one.seen_at > before.seen_at:
+            lives[one.incarnation] = replace(one, since=before.since if one.since is None else one.since)
+    return sorted(lives.values(), key=lambda one: (one.seen_at, one.incarnation), reverse=True)
+
+
+def counting(lives: Sequence[Life], *, lease: timedelta, now: datetime) -> list[tuple[Life, int]]:
+    """Those that count, in the order given, each with how many namesakes it has."""
+    there = [one for one in lives if not one.is_forgotten and not _is_replaced(one, lives, lease, now)]
+    staying = [one for one in there if not one.sighting.beat.is_goodbye]
+    if staying:
+        gone = [one for one in there if one not in staying and now - one.seen_at < GONE_LISTED_FOR]
+        there = [one for one in there if one in staying or one in gone]
+    else:
+        there = there[:1]
+    beating = [one for one in staying if not is_silent(one.sighting, lease=lease, now=now)]
+    return [(one, sum(_overlap(one, other) for other in beating) if one in beating else 0) for one in there]
+
+
+def worth_remembering(lives: Sequence[Life], *, lease: timedelta, now: datetime) -> list[Life]:
+    """Those that the database must know of: the newest, the others that count, and those that were given up and may
+    still be told of elsewhere.
+    """
+    counted = {one.incarnation for one, _ in counting(lives, lease=lease, now=now)}
+    return [
+        one
+        for number, one in enumerate(lives)
+        if number == 0
+        or one.incarnation in counted
+        or (one.is_forgotten and not any(_began_after(other, one) for other in lives))
+    ]
+
+
+def _is_replaced(one: Life, lives: Iterable[Life], lease: timedelta, now: datetime) -> bool:
+    if one.sighting.beat.is_goodbye or not is_silent(one.sighting, lease=lease, now=now):
+        return False
+    return any(_began_after(other, one) for other in lives)
+
+
+def _began_after(one: Life, other: Life) -> bool:
+    return one.since is not None and one.since > other.seen_at
+
+
+def _overlap(one: Life, other: Life) -> bool:
+    is_another = one.incarnation != other.incarnation
+    return is_another and not _began_after(one, other) and not _began_after(other, one)
+
+
+def clashes(workers: Iterable[tuple[str, int]]) -> list[str]:
+    """A line for each nodename that several workers have, wherever that is said. Of each worker its nodename, and how
+    many namesakes it has.
+    """
+    most: dict[str, int] = {}
+    for nodename, namesakes in workers:
+        most[nodename] = max(namesakes, most.get(nodename, 0))
+    return [
+        f"{nodename} is the name of {count + 1} workers: nothing is drained while more than one of them runs"
+        for nodename, count in most.items()
+        if count
+    ]
