@@ -109,6 +109,9 @@ def merged(known: Iterable[Life], heard: Iterable[Life]) -> list[Life]:
 
 def counting(lives: Sequence[Life], *, lease: timedelta, now: datetime) -> list[tuple[Life, int]]:
     """Those that count, in the order given, each with how many namesakes it has."""
+    if len(lives) == 1:
+        # As nearly every nodename has it.
+        return [(one, 0) for one in lives if not one.is_forgotten]
     there = [one for one in lives if not one.is_forgotten and not _is_replaced(one, lives, lease, now)]
     staying = [one for one in there if not one.sighting.beat.is_goodbye]
     if staying:

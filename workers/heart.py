@@ -25,6 +25,7 @@ log = logger(__name__)
 
 _OTHERS_KEPT_S = 900
 """How long what another life of this nodename said last is kept in Redis; the control plane has its own memory."""
+_GONE_KEPT_S = 120
 _OTHERS_KEPT = 8
 
 # KEYS: this nodename's beat, the index of all, what several lives of this nodename said last. ARGV: the beat, the
@@ -54,12 +55,12 @@ end
 local mine, others, oldest = lives[me], 0, nil
 for life, said in pairs(lives) do
   if life ~= me then
-    if tonumber(at) - tonumber(said.at) > {_OTHERS_KEPT_S} then
+    local has_left = string.find(said.beat, '"goodbye":true', 1, true)
+    if tonumber(at) - tonumber(said.at) > (has_left and {_GONE_KEPT_S} or {_OTHERS_KEPT_S}) then
       lives[life] = nil
     else
       others = others + 1
       if not oldest or tonumber(said.at) < tonumber(lives[oldest].at) then oldest = life end
-      local has_left = string.find(said.beat, '"goodbye":true', 1, true)
       if mine and not has_left and tonumber(said.at) > tonumber(mine.at) then table.insert(came, said.beat) end
     end
   end

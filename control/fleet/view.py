@@ -80,9 +80,9 @@ def combined(heard: list[Heard], remembered: Mapping[str, Remembered], now: date
     """
     known = {nodename: row.lives for nodename, row in remembered.items()}
     for entry in heard:
-        lives = _heard_lives(entry, remembered.get(entry.nodename), now)
-        if lives:
-            known[entry.nodename] = lives
+        found = _heard_lives(entry, remembered.get(entry.nodename), now)
+        if found:
+            known[entry.nodename] = found
         elif entry.nodename not in known:
             known[entry.nodename] = [Life(sighting=illegible(entry))]
     return known
@@ -92,6 +92,9 @@ def _heard_lives(entry: Heard, row: Remembered | None, now: datetime) -> list[Li
     """All lives of this nodename, where Redis tells more of them than is remembered; nothing where it does not."""
     others = lives.decode(entry.lives, entry.nodename, now)
     seen = decoded(entry)
+    if seen is None and others:
+        # Beside those, somebody beats whose words cannot be read.
+        seen = illegible(entry)
     if row is None:
         return lives.merged(others, [Life(sighting=seen)] if seen else [])
     if not sightings.is_newer(entry.seen_at, row.sighting.seen_at, now):
@@ -100,7 +103,7 @@ def _heard_lives(entry: Heard, row: Remembered | None, now: datetime) -> list[Li
     known = [one for one in row.lives if not is_of_another_clock(one.seen_at, now)]
     found = lives.merged(known, others)
     if seen is None:
-        return found if others else []
+        return []
     # A life that nobody knew began after all that was known.
     return lives.merged(found, [Life(sighting=seen, since=_since(seen, found))])
 
@@ -292,7 +295,8 @@ class Fleet:
         if several:
             rows = sightings.read(connection, self._namespace, [entry.nodename for entry in several])
             heard = (_heard_lives(entry, rows.get(entry.nodename), now) for entry in several)
-            fleet += [lives.worth_remembering(one, lease=self._lease, now=now) for one in heard if one]
+            legible = ([one for one in found if one.incarnation] for found in heard)
+            fleet += [lives.worth_remembering(found, lease=self._lease, now=now) for found in legible if found]
         sightings.fold(connection, self._namespace, fleet, now)
 
 

@@ -194,6 +194,20 @@ def test_a_namesake_that_fell_silent_is_unknown_until_it_is_forgotten_or_beats_a
         assert "b" in states(plane)
 
 
+def test_one_whose_words_cannot_be_read_is_unknown_beside_one_whose_can(world: World, tmp_path: Path) -> None:
+    """L4. It is not remembered in the place of what was legible."""
+    plane = world.replica()
+    with beating(heart(world, "legible", tmp_path)):
+        world.beat(W, incarnation="older")
+        eventually(lambda: "older" in states(plane))
+    world.leave(W, b"\xff")
+    for _ in range(2):
+        assert states(plane)[""][0] == "unknown"
+        assert world.read(plane)["metrics"]["isDrained"] is False
+        plane.fleet.fold()
+    assert world.sql("select incarnation from workers") != [("",)]
+
+
 def test_a_heart_needs_no_more_of_redis_than_before(world: World) -> None:
     """Whoever upgrades the workers has not set the access rules again."""
     rules = worker_rules("n")
