@@ -27,8 +27,7 @@ class Station:
 
     `current_task` tells the task that runs where it is asked; None where none does that the worker started.
     `note_waiting` and `rest` are the pool's: who waits where, and what a waiting task does between two looks.
-    `queue_of` tells the queue that a task came from, by its `task.request`. `on_cursor` is called where a task of this
-    process has a cursor: somebody must say when it ends.
+    `queue_of` tells the queue that a task came from, by its `task.request`.
     """
 
     def __init__(
@@ -50,7 +49,11 @@ class Station:
         self.current_task = current_task
         self.note_waiting = note_waiting
         self.rest = rest
-        self.on_cursor: Callable[[], None] = lambda: None
+        self._on_cursor: Callable[[], None] = lambda: None
+
+    def ask_for_ends(self, ask: Callable[[], None]) -> None:
+        """Have `ask` called where a task of this process has a cursor: somebody must say when it ends."""
+        self._on_cursor = ask
 
     def is_quiesced(self, task: Any) -> bool:
         """By the mode of the whole worker, or by a hold that this task falls under."""
@@ -75,7 +78,7 @@ class Station:
                 log.error("sluicegate: the cursor of %s cannot be stored (%s): it waits in place", task_id, error)
             return False
         self._is_away = False
-        self.on_cursor()
+        self._on_cursor()
         return True
 
     def load_cursor(self, task_id: str, *, is_redelivered: bool) -> Any:
@@ -90,7 +93,7 @@ class Station:
                 self.rest(0.5)
             else:
                 if cursor is not None:
-                    self.on_cursor()
+                    self._on_cursor()
                 return cursor
 
     def drop_cursor(self, task_id: str) -> None:

@@ -27,7 +27,7 @@ def prepare_tasks(app: Any, station: Station, on_yield: Callable[[Any], None]) -
 
     Before the pool forks. `on_yield` takes the request of a run that yielded, from whichever thread hears of it.
     """
-    station.on_cursor = _minding_every_cursor(station)
+    station.ask_for_ends(_minding_every_cursor(station))
     for name, task in app.tasks.items():
         way = way_of(task)
         if not hasattr(task, "on_quiesce"):
