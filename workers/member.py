@@ -12,16 +12,15 @@ from typing import Any
 from celery import signals
 
 from sluicegate.schemas import settings
-from sluicegate.schemas.adapters.redis_client import connect, refuse_cluster
+from sluicegate.schemas.adapters.redis_client import connect, refuse_cluster, refuse_unusable
 from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
-from sluicegate.schemas.errors import InvalidSetting
 from sluicegate.schemas.names import host_of
 from sluicegate.schemas.public_keys import parse_public_keys
 from sluicegate.schemas.redis_urls import Place, place_of
 from sluicegate.schemas.scopes import Subject
 from sluicegate.workers import log as log_fields
 from sluicegate.workers.celery_inside.children import note_starts_in_children
-from sluicegate.workers.celery_inside.choose import redis_broker_of, sides_of
+from sluicegate.workers.celery_inside.choose import refuse_other_redis, sides_of
 from sluicegate.workers.celery_inside.ends import tell_ends
 from sluicegate.workers.celery_inside.requests import current_task, queue_told, subject_of
 from sluicegate.workers.celery_inside.yields import prepare_tasks
@@ -53,8 +52,7 @@ class Member:
         memory = Memory(settings.STATE_DIR.read(environ), namespace, worker.hostname)
         cell = Cell()
         sides = sides_of(worker, cell, in_hand_s=settings.IN_HAND_S.read(environ))
-        if (broker_url := redis_broker_of(worker)) is not None:
-            refuse_cluster(broker_url, "broker_url")
+        refuse_other_redis(worker)
         log_fields.describe(namespace=namespace, worker=worker.hostname, version=lambda: cell.edition)
         self.worker = worker
         self._pid = os.getpid()
@@ -191,9 +189,6 @@ def _state_place(environ: Mapping[str, str]) -> Place:
     """Where the state is; raises InvalidSetting, also where a Redis Cluster answers there."""
     url, name = settings.REDIS_URL, settings.REDIS_MASTER_NAME
     place = place_of(url.read(environ), url, name.read_or_none(environ), name)
-    try:
-        refuse_cluster(place, url.name)
-    except ValueError:
-        # Its own text may show the password.
-        raise InvalidSetting(url.name, "is not a URL such as redis://HOST:PORT/0") from None
+    refuse_unusable(place, url.name)
+    refuse_cluster(place, url.name)
     return place

@@ -7,6 +7,7 @@ nothing on it can resume a fleet, and nothing waits for it.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery
@@ -25,11 +26,19 @@ costs a connection here and an answer there, is not in the way of the workers th
 class Broadcast:
     """Sends the newest edition's hint from a thread of its own; an older one that still waits is dropped."""
 
-    def __init__(self, broker_url: str, master_name: str | None = None, key_prefix: str | None = None) -> None:
+    def __init__(
+        self,
+        broker_url: str,
+        master_name: str | None = None,
+        key_prefix: str | None = None,
+        tls: Mapping[str, Any] | None = None,
+    ) -> None:
         # The app is only a way to the mailbox: it runs no task and is nobody's current app.
         self._app = Celery("sluicegate.control", broker=broker_url, set_as_current=False)
         options = transport_options(broker_url, master_name, key_prefix)
-        self._app.conf.update(broker_transport_options=options, broker_connection_timeout=1)
+        self._app.conf.update(
+            broker_transport_options=options, broker_connection_timeout=1, broker_use_ssl=dict(tls) if tls else False
+        )
         self._broker_url = broker_url
         self._wakeup = threading.Condition()
         self._waiting: Edition | None = None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode
 
 from amqp.exceptions import ChannelError
 from kombu import Connection
@@ -17,6 +17,7 @@ from redis.retry import Retry
 from sluicegate.control.links.outages import Outage
 from sluicegate.schemas.adapters import aside
 from sluicegate.schemas.errors import InvalidSetting
+from sluicegate.schemas.redis_urls import Server
 
 SOURCE = "broker"
 CONNECT_TIMEOUT_S = 1.0
@@ -26,8 +27,8 @@ KEPT_FOR_S = 0.2
 
 def transport_options(broker_url: str, master_name: str | None = None, key_prefix: str | None = None) -> dict[str, Any]:
     """Short timeouts in the words of the broker's transport, none where we know no word; and where its keys are."""
-    scheme = urlsplit(broker_url).scheme.partition("+")[0]
-    if scheme in ("redis", "rediss", "valkey", "valkeys", "sentinel"):
+    scheme = broker_url.partition("://")[0].partition("+")[0].lower()
+    if scheme in ("redis", "rediss", "sentinel"):
         patience: dict[str, Any] = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
         options = {**patience, "max_retries": 1, "retry_on_timeout": False}
         if key_prefix is not None:
@@ -38,6 +39,21 @@ def transport_options(broker_url: str, master_name: str | None = None, key_prefi
     if scheme in ("amqp", "amqps", "pyamqp"):
         return {"read_timeout": 1.0, "write_timeout": 1.0}
     return {}
+
+
+def kombu_url(server: Server) -> str:
+    """`server` as kombu spells it; what TLS is to verify is given to kombu beside it."""
+    user, password = (quote(text or "", safe="") for text in (server.username, server.password))
+    signed_in = f"{user}:{password}@" if user or password else ""
+    options = {"credential_provider": server.credential_provider} if server.credential_provider else {}
+    if server.path is not None:
+        options["virtual_host"] = str(server.database)
+        return f"redis+socket://{signed_in}{quote(server.path)}?{urlencode(options)}"
+    host = f"[{server.host}]" if ":" in server.host else quote(server.host, safe="")
+    scheme = "rediss" if server.tls else "redis"
+    return f"{scheme}://{signed_in}{host}:{server.port}/{server.database}" + (
+        f"?{urlencode(options)}" if options else ""
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +69,25 @@ class _Look:
 class Broker:
     """Reads the depth of queues. Thread-safe: one look at a time."""
 
-    def __init__(self, broker_url: str, master_name: str | None = None, key_prefix: str | None = None) -> None:
+    def __init__(
+        self,
+        broker_url: str,
+        master_name: str | None = None,
+        key_prefix: str | None = None,
+        tls: Mapping[str, Any] | None = None,
+    ) -> None:
         """Raises InvalidSetting where no transport of kombu's understands `broker_url`.
 
         `master_name` is what the sentinels call it, where the URL names sentinels; `key_prefix` is what stands before
-        every key of Celery's there.
+        every key of Celery's there; `tls` is what Celery has as `broker_use_ssl`.
         """
         try:
             Connection(broker_url).get_transport_cls()
-        except (KeyError, ImportError, ValueError):
-            scheme = broker_url.partition(":")[0]
-            raise InvalidSetting("SLUICEGATE_BROKER_URL", f"no broker transport for {scheme!r}") from None
+        except Exception:  # whatever a transport's module raises; kombu hands each option on as an argument
+            scheme = broker_url.partition("://")[0] if "://" in broker_url else ""
+            raise InvalidSetting("SLUICEGATE_BROKER_URL", f"no broker transport for such a URL {scheme!r}") from None
         self._url = broker_url
+        self._tls = dict(tls) if tls else False
         self._options = transport_options(broker_url, master_name, key_prefix)
         self._is_prefixed = "global_keyprefix" in self._options
         self._lock = threading.Lock()
@@ -95,7 +118,7 @@ class Broker:
     def _read(self, queues: frozenset[str]) -> tuple[dict[str, int] | None, dict[str, int] | None]:
         try:
             with Connection(
-                self._url, connect_timeout=CONNECT_TIMEOUT_S, transport_options=self._options
+                self._url, ssl=self._tls, connect_timeout=CONNECT_TIMEOUT_S, transport_options=self._options
             ) as connection:
                 depths = {queue: _depth(connection, queue, self._is_prefixed) for queue in sorted(queues)}
                 set_aside = self._read_aside(connection, queues)

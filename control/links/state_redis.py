@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from sluicegate.schemas import names
 from sluicegate.schemas.adapters.redis_client import connect, refuse_cluster
-from sluicegate.schemas.errors import InvalidSetting, Unavailable
+from sluicegate.schemas.errors import Unavailable
 from sluicegate.schemas.redis_urls import Place
 
 MAX_ENVELOPE_BYTES = 1 << 20
@@ -74,11 +74,8 @@ class Bus:
     """
 
     def __init__(self, place: Place, namespace: str) -> None:
-        """`place` is a URL or the sentinels to ask. Raises InvalidSetting where the URL is none."""
-        try:
-            self._client: Any = connect(place)
-        except (ValueError, TypeError):
-            raise InvalidSetting("SLUICEGATE_REDIS_URL", "is not a URL such as redis://HOST:PORT/0") from None
+        """`place` is the server, or the sentinels to ask; `refuse_unusable` has looked at it."""
+        self._client: Any = connect(place)
         self._place = place
         self._namespace = namespace
         self._snapshot_key = names.snapshot_key(namespace)

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic
+from typing import Any
 
 from sluicegate.control.access.admission import Access
 from sluicegate.control.audit.feed import Feed
 from sluicegate.control.fleet.view import Fleet
 from sluicegate.control.holds import namespaces
 from sluicegate.control.links.broadcast import Broadcast
-from sluicegate.control.links.broker import Broker
+from sluicegate.control.links.broker import Broker, kombu_url
 from sluicegate.control.links.state_redis import Bus
 from sluicegate.control.parts import Parts, Readiness
 from sluicegate.control.pausing import idempotency
@@ -27,9 +28,11 @@ from sluicegate.control.publishing.publisher import Publisher
 from sluicegate.control.store import migrate, replicas
 from sluicegate.control.store.database import Database
 from sluicegate.schemas import settings
+from sluicegate.schemas.adapters.redis_client import refuse_unusable, tls_arguments
 from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
+from sluicegate.schemas.errors import InvalidSetting
 from sluicegate.schemas.public_keys import parse_public_keys
-from sluicegate.schemas.redis_urls import Place, place_of
+from sluicegate.schemas.redis_urls import Place, Server, is_redis, place_of
 
 EXPIRE_EVERY_S = 0.5
 DRAIN_EVERY_S = 0.5
@@ -40,10 +43,14 @@ CLEAN_LOOK_EVERY_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerAddress:
-    """Where Celery's messages are. `master_name` is what the sentinels call it, `key_prefix` stands before its keys."""
+    """Where Celery's messages are. `master_name` is what the sentinels call it, `key_prefix` stands before its keys.
+
+    `url` and `tls` are what kombu takes; `place` is None where the broker is no Redis.
+    """
 
     url: str
-    place: Place
+    tls: Mapping[str, Any] | None
+    place: Place | None
     master_name: str | None
     key_prefix: str | None
 
@@ -89,11 +96,11 @@ def compose(environ: Mapping[str, str]) -> Composition:
 
     database = Database(settings.DATABASE_URL.read(environ))
     bus = Bus(state, namespace)
-    broadcast = Broadcast(broker.url, broker.master_name, broker.key_prefix)
+    broadcast = Broadcast(broker.url, broker.master_name, broker.key_prefix, broker.tls)
     publisher = Publisher(
         database=database, bus=bus, namespace=namespace, key=key, trusted=trusted, on_change=broadcast.ask
     )
-    depths = Broker(broker.url, broker.master_name, broker.key_prefix)
+    depths = Broker(broker.url, broker.master_name, broker.key_prefix, broker.tls)
     fleet = Fleet(database=database, bus=bus, broker=depths, namespace=namespace, lease=lease)
     draining = Draining(database=database, fleet=fleet, namespace=namespace)
     leader = Leader(
@@ -133,15 +140,35 @@ def _servers(environ: Mapping[str, str]) -> tuple[Place, BrokerAddress]:
     redis_url = settings.REDIS_URL.read(environ)
     master_name = settings.REDIS_MASTER_NAME.read_or_none(environ)
     state = place_of(redis_url, settings.REDIS_URL, master_name, settings.REDIS_MASTER_NAME)
-    url = settings.BROKER_URL.read_or_none(environ) or redis_url
+    refuse_unusable(state, settings.REDIS_URL.name)
+    url = settings.BROKER_URL.read_or_none(environ)
     brokers_name = settings.BROKER_MASTER_NAME.read_or_none(environ) or master_name
+    places = _broker_places(url, brokers_name) if url else (state,)
+    servers = [place for place in places if isinstance(place, Server)]
+    tls = servers[0].tls if servers else None
     broker = BrokerAddress(
-        url=url,
-        place=place_of(url, settings.BROKER_URL, brokers_name, settings.BROKER_MASTER_NAME),
+        url=";".join(map(kombu_url, servers)) or url or redis_url,
+        tls=tls_arguments(tls) if tls else None,
+        place=places[0] if places else None,
         master_name=brokers_name,
         key_prefix=settings.BROKER_KEY_PREFIX.read_or_none(environ),
     )
     return state, broker
+
+
+def _broker_places(url: str, master_name: str | None) -> tuple[Place, ...]:
+    """Empty where it is no Redis. Several as Celery has them: it goes on with the next where one fails."""
+    name, name_setting = settings.BROKER_URL, settings.BROKER_MASTER_NAME
+    if not is_redis(url):
+        return ()
+    # kombu verifies nothing of a `rediss://` that does not ask for it; this reads what the workers' own URL reaches.
+    entries = [url] if url.lower().startswith("sentinel://") else [entry for entry in url.split(";") if entry]
+    places = tuple(place_of(entry, name, master_name, name_setting, unsaid_verify="none") for entry in entries)
+    for place in places:
+        refuse_unusable(place, name.name)
+    if len({place.tls for place in places if isinstance(place, Server)}) > 1:
+        raise InvalidSetting(name.name, "names several servers with different TLS: kombu takes one for all")
+    return places
 
 
 def _trusted(environ: Mapping[str, str], key: signing_key.SigningKey) -> TrustedKeys:

@@ -7,7 +7,6 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from time import monotonic
 from types import FrameType
 
@@ -125,10 +124,8 @@ class ControlPlane:
     def _refuse_clusters(self) -> None:
         self._made.bus.refuse_cluster()
         place = self._made.broker.place
-        if isinstance(place, str) and place.startswith(("redis://", "rediss://")):
-            # kombu takes URLs that redis-py does not.
-            with suppress(ValueError, TypeError):
-                refuse_cluster(place, settings.BROKER_URL.name)
+        if place is not None:
+            refuse_cluster(place, settings.BROKER_URL.name)
 
 
 def serve(environ: Mapping[str, str], *, ready: Callable[[str], None] | None = None) -> None:

@@ -12,6 +12,7 @@ from celery import Task
 
 from sluicegate import checkpoint
 from sluicegate.schemas.adapters.redis_client import connect
+from sluicegate.schemas.redis_urls import server_at
 from sluicegate.schemas.settings import REDIS_URL
 from sluicegate.workers.checkpoints import Station
 from tests.bench.timing import each_ns, rounds_ns
@@ -26,7 +27,7 @@ _writer = Writer(Path(os.environ.get(RECORDS, os.devnull)))
 @app.task(bind=True, name=f"fleet.{TASK}")
 def time_checkpoint(self: Task[Any, Any], seq: int, rounds: int, gets: int) -> None:
     """Write down both samples, in nanoseconds, and whether there is anything here that a checkpoint would look at."""
-    with connect(REDIS_URL.read(os.environ)) as client:
+    with connect(server_at(REDIS_URL.read(os.environ), REDIS_URL.name)) as client:
         assert client.get(KEY), "there is nothing to get"
         found = {
             "has_station": _has_station(),

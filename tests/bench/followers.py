@@ -26,6 +26,7 @@ from sluicegate.schemas.adapters.redis_client import connect
 from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
 from sluicegate.schemas.names import hint_channel, snapshot_key
 from sluicegate.schemas.public_keys import parse_public_keys
+from sluicegate.schemas.redis_urls import Server
 from sluicegate.schemas.scopes import Subject
 from sluicegate.schemas.snapshots import NOTHING, Snapshot
 from sluicegate.workers.cell import Cell
@@ -116,7 +117,7 @@ class Wire:
             namespace=namespace,
             keys=keys,
             pace=pace,
-            connect=lambda: connect(f"redis://{place[0]}:{place[1]}/0"),
+            connect=lambda: connect(Server(host=place[0], port=place[1])),
             fence=NOTHING,
             on_state=take,
             on_stale=gate.hold_locally,

@@ -14,6 +14,7 @@ from sluicegate.control.links.state_redis import Bus
 from sluicegate.control.process.stack import BROKER_DATABASE, Stack
 from sluicegate.schemas import names
 from sluicegate.schemas.errors import Unavailable
+from sluicegate.schemas.redis_urls import server_at
 from sluicegate.schemas.settings import BROKER_URL, NAMESPACE, REDIS_URL
 from tests.fleet import app as fleet_app
 from tests.fleet.harness import Fleet
@@ -155,7 +156,7 @@ def test_a_control_plane_under_the_acl_publishes_and_listens(stack: Stack, admin
     add_user(admin, redis_acl.CONTROL, redis_acl.control_rules(namespace))
     add_user(admin, redis_acl.WORKER, redis_acl.worker_rules(namespace))
     admin.acl_log_reset()
-    bus = Bus(sign_in(stack.environ[REDIS_URL.name], redis_acl.CONTROL), namespace)
+    bus = Bus(server_at(sign_in(stack.environ[REDIS_URL.name], redis_acl.CONTROL), "x"), namespace)
     try:
         bus.ping()
         admin.set(names.beat_key(namespace, "w"), "a beat")
@@ -167,7 +168,7 @@ def test_a_control_plane_under_the_acl_publishes_and_listens(stack: Stack, admin
     finally:
         bus.close()
         admin.delete(names.snapshot_key(namespace), names.beat_key(namespace, "w"), names.beats_key(namespace))
-    workers_bus = Bus(sign_in(stack.environ[REDIS_URL.name], redis_acl.WORKER), namespace)
+    workers_bus = Bus(server_at(sign_in(stack.environ[REDIS_URL.name], redis_acl.WORKER), "x"), namespace)
     with pytest.raises(Unavailable, match=r"(?i)no permissions"):
         workers_bus.replace_slot(workers_bus.read_slot(), b"forged", b"hint")
     workers_bus.close()

@@ -27,7 +27,7 @@ from sluicegate.schemas.beats import Beat, WorkerState
 from sluicegate.schemas.errors import InvalidSetting, Unavailable
 from sluicegate.schemas.holds.hold import Holds
 from sluicegate.schemas.names import beat_key, snapshot_key
-from sluicegate.schemas.redis_urls import Sentinels
+from sluicegate.schemas.redis_urls import Sentinels, server_at
 from sluicegate.schemas.snapshots import NOTHING, Edition, Sign, Snapshot, seal
 from sluicegate.workers.follower import Follower, Pace
 from sluicegate.workers.heart import Heart
@@ -189,10 +189,10 @@ def test_a_control_plane_refuses_a_redis_cluster_at_its_start(
 def test_a_worker_refuses_a_redis_cluster_and_no_other_server(cluster: EmbeddedValkey, valkey: EmbeddedValkey) -> None:
     """One that is away is not refused: a worker starts all the same, and is shut."""
     with pytest.raises(InvalidSetting, match="Redis Cluster") as caught:
-        redis_client.refuse_cluster(cluster.url, "SLUICEGATE_REDIS_URL")
+        redis_client.refuse_cluster(server_at(cluster.url, "x"), "SLUICEGATE_REDIS_URL")
     assert caught.value.field == "SLUICEGATE_REDIS_URL"
-    redis_client.refuse_cluster(valkey.url, "SLUICEGATE_REDIS_URL")
-    redis_client.refuse_cluster("redis://127.0.0.1:1/0", "SLUICEGATE_REDIS_URL")
+    redis_client.refuse_cluster(server_at(valkey.url, "x"), "SLUICEGATE_REDIS_URL")
+    redis_client.refuse_cluster(server_at("redis://127.0.0.1:1/0", "x"), "SLUICEGATE_REDIS_URL")
 
 
 def test_asking_sentinels_that_are_all_silent_takes_about_a_second(pair: tuple[EmbeddedValkey, EmbeddedValkey]) -> None:

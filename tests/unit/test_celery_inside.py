@@ -214,6 +214,9 @@ def test_the_installed_version_is_one_that_was_read(package):
         # What a side is chosen by, the queues that are consumed, and the event loop.
         (WorkController.setup_instance, "self._conninfo = self.app.connection_for_read()"),
         (WorkController.setup_instance, "self.use_eventloop = ("),
+        (virtual.Transport.establish_connection, "self._avail_channels.append(self.create_channel(self))"),
+        (virtual.Transport.create_channel, "return self._avail_channels.pop()"),
+        (virtual.Transport.close_connection, "channel.close()"),
         (WorkController.setup_instance, "self.pool_cls = _concurrency.get_implementation(self.pool_cls)"),
         (WorkController.setup_defaults, "self.optimization = optimization or O"),
         (Queues, "def consume_from(self):"),

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from redis.exceptions import RedisError
+
+from sluicegate.schemas.adapters.redis_client import TIMEOUT_S
 from sluicegate.schemas.errors import InvalidSetting
+from sluicegate.schemas.redis_urls import refuse_other_kinds
 from sluicegate.workers.celery_inside.amqp_hand_back import IN_HAND_S, AmqpWayBack
 from sluicegate.workers.celery_inside.books import CeleryBooks
 from sluicegate.workers.celery_inside.consumer import CeleryConsumer
@@ -77,7 +81,28 @@ def _way_back(worker: Any, in_hand_s: float) -> WayBack:
     return RedisWayBack()
 
 
-def redis_broker_of(worker: Any) -> str | None:
-    """The URL of the one Redis that the worker consumes from; None where it is another broker, or asks sentinels."""
-    url = str(worker._conninfo.as_uri(include_password=True))
-    return url if url.startswith(("redis://", "rediss://")) else None
+def refuse_other_redis(worker: Any) -> None:
+    """Raises InvalidSetting where a Redis Cluster answers as the broker, or where kombu can make nothing of its URL.
+
+    It is asked as the worker itself will ask it: TLS, sockets and ways to sign in are as Celery was told. One that does
+    not answer is not refused, nor is what sentinels watch.
+    """
+    conninfo = worker._conninfo
+    if conninfo.transport.driver_type != "redis" or conninfo.transport_cls == "sentinel":
+        return
+    patience = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S, "retry_on_timeout": False}
+    # A connection of its own, and no more than one attempt: Celery's own comes later, and goes on trying.
+    probe = conninfo.clone(transport_options={**conninfo.transport_options, **patience})
+    transport = probe.transport
+    try:
+        transport.establish_connection()
+        hello = transport.create_channel(transport).client.execute_command("HELLO")
+    except (*probe.connection_errors, *probe.channel_errors):
+        # Away, or older than HELLO, or it wants no such question: what it is shows when it is used.
+        return
+    except (ValueError, TypeError, RedisError) as error:
+        # Its own text may show the password.
+        raise InvalidSetting("broker_url", f"is not one that kombu can use ({type(error).__name__})") from None
+    finally:
+        transport.close_connection(transport)
+    refuse_other_kinds(hello, "broker_url")

@@ -67,6 +67,8 @@ What is relied on, by the module that does (in brackets)     where it stands
 - `inspect_command` makes a function one that every worker of the process answers to   celery/worker/control.py
 [choose]
 - `WorkController._conninfo`, `.pool_cls`, `.use_eventloop`, `.optimization`   celery/worker/worker.py
+- a virtual `Transport.establish_connection` makes one attempt, `create_channel` hands its channel on, and
+  `close_connection` closes it   kombu/transport/virtual/base.py; `Channel.client` is redis-py's   …/redis.py
 - `SentinelChannel` is a Redis channel, whose pools ask the sentinels at each new connection   kombu/transport/redis.py
 [redis_hand_back]
 - the Redis channel: `unacked_key`, `unacked_index_key`, `qos._quick_ack`, `qos.can_consume`, `_q_for_pri`,

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from sluicegate.schemas.adapters.redis_client import connect
+from sluicegate.schemas.redis_urls import server_at
 from sluicegate.schemas.settings import REDIS_URL
 from sluicegate.workers.gate import Gate
 from tests.fleet.app import app
 
 pass_through = Gate.pass_through
-_redis = connect(REDIS_URL.read(os.environ))
+_redis = connect(server_at(REDIS_URL.read(os.environ), REDIS_URL.name))
 
 
 def pass_through_and_tell(self: Gate[Any], start: Callable[[Any], None], request: Any) -> bool:
