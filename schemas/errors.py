@@ -2,7 +2,9 @@
 
     SluicegateError
     ├── InvalidInput          a field of a request, a setting or a message is wrong       422, exit 2
-    │   └── InvalidSetting    a SLUICEGATE_* setting is missing or cannot be parsed            exit 2
+    │   └── InvalidSetting    a SLUICEGATE_* setting cannot be used                            exit 2
+    │       ├── MissingSetting    it is not set                                               exit 2
+    │       └── InvalidSettings   several are wrong, told together                            exit 2
     ├── Refused               well formed, but not now: the state forbids it               409, exit 6
     ├── NotAuthenticated      no token, or one that nobody was given                       401, exit 7
     ├── NotAllowed            a real token without the right                               403, exit 7
@@ -51,6 +53,22 @@ class InvalidSetting(InvalidInput):
     """A setting that is missing or out of range; `field` is the environment variable."""
 
     code = "invalid_setting"
+
+
+class MissingSetting(InvalidSetting):
+    """A setting without which nothing can be done is not there at all."""
+
+
+class InvalidSettings(InvalidSetting):
+    """Several settings are wrong, each told in `errors`; `field` is the first's."""
+
+    def __init__(self, errors: tuple[InvalidSetting, ...]) -> None:
+        first, *others = errors
+        super().__init__(first.field, "; ".join([first.message, *map(str, others)]))
+        self.errors = errors
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.errors,)
 
 
 class Refused(SluicegateError):

@@ -6,12 +6,13 @@ no patching. `docs/settings.md` has a row for each; a test compares the two.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from sluicegate.schemas.errors import InvalidInput, InvalidSetting
+from sluicegate.schemas.errors import InvalidInput, InvalidSetting, InvalidSettings, MissingSetting
 from sluicegate.schemas.names import DEFAULT_NAMESPACE, check_namespace
 from sluicegate.schemas.scopes import parse_labels
 
@@ -32,7 +33,7 @@ class Setting(Generic[T]):
         """Its value in `environ`; raises InvalidSetting naming it. An empty text counts as not set."""
         text = environ.get(self.name, "").strip() or self.default
         if text is None:
-            raise InvalidSetting(self.name, f"is not set: {self.meaning}")
+            raise MissingSetting(self.name, f"is not set: {self.meaning}")
         return self._parse(text)
 
     def read_or_none(self, environ: Mapping[str, str]) -> T | None:
@@ -287,3 +288,40 @@ TOKEN = Setting(
 )
 
 ALL: tuple[Setting[Any], ...] = tuple(value for value in list(globals().values()) if isinstance(value, Setting))
+
+WHERE_FROM = (
+    "settings are environment variables (docs/settings.md); where `sluicegate up` runs, `. .sluicegate/env` sets those"
+    " of workers and commands, `. .sluicegate/control.env` those of `serve`, `. .sluicegate/database.env` those of `db`"
+)
+
+
+def reads_of(reader: str, required: Collection[Setting[Any]], environ: Mapping[str, str]) -> list[Callable[[], object]]:
+    """One read for each setting that `reader` reads; of those that are not `required` each may be missing."""
+    ours = [setting for setting in ALL if reader in setting.readers]
+    return [partial(setting.read if setting in required else setting.read_or_none, environ) for setting in ours]
+
+
+def refuse_wrong(reads: Iterable[Callable[[], object]]) -> None:
+    """Tries each of `reads`; raises what one of them raised, or InvalidSettings where several did.
+
+    Of one setting only the first refusal is told: what is not there cannot be read in a second way either.
+    """
+    wrong: dict[str, InvalidSetting] = {}
+    for read in reads:
+        try:
+            read()
+        except InvalidSetting as error:
+            wrong.setdefault(error.field, error)
+    match tuple(wrong.values()):
+        case (only,):
+            raise only
+        case (_, _, *_) as several:
+            raise InvalidSettings(several)
+
+
+def lines_of(error: InvalidSetting) -> list[str]:
+    """What is told of `error`: a line for each setting, and where settings come from, if one is missing."""
+    errors = error.errors if isinstance(error, InvalidSettings) else (error,)
+    if not any(isinstance(each, MissingSetting) for each in errors):
+        return [*map(str, errors)]
+    return [*map(str, errors), WHERE_FROM] if len(errors) > 1 else [f"{error} ({WHERE_FROM})"]

@@ -44,7 +44,8 @@ class Member:
     """One worker process as a member of the fleet: its gate, and the threads that keep it current."""
 
     def __init__(self, worker: Any, environ: Mapping[str, str]) -> None:
-        """Raises InvalidSetting: what is missing, out of range, or not supported."""
+        """Raises InvalidSetting: what is missing, out of range, or not supported; of settings all that are wrong."""
+        _refuse_wrong(environ)
         namespace = settings.NAMESPACE.read(environ)
         state = _state_place(environ)
         keys = TrustedKeys(parse_public_keys(settings.PUBLIC_KEYS.read(environ)))
@@ -187,8 +188,20 @@ def _cursors_of(namespace: str, state: Place, environ: Mapping[str, str]) -> Cur
 
 def _state_place(environ: Mapping[str, str]) -> Place:
     """Where the state is; raises InvalidSetting, also where a Redis Cluster answers there."""
+    place = _usable_place(environ)
+    refuse_cluster(place, settings.REDIS_URL.name)
+    return place
+
+
+def _usable_place(environ: Mapping[str, str]) -> Place:
     url, name = settings.REDIS_URL, settings.REDIS_MASTER_NAME
     place = place_of(url.read(environ), url, name.read_or_none(environ), name)
     refuse_unusable(place, url.name)
-    refuse_cluster(place, url.name)
     return place
+
+
+def _refuse_wrong(environ: Mapping[str, str]) -> None:
+    """Before anything is made, so that whoever sets one after the other is not told of them one after the other."""
+    keys = settings.PUBLIC_KEYS
+    reads = settings.reads_of(settings.WORKER, (settings.REDIS_URL, keys), environ)
+    settings.refuse_wrong([*reads, lambda: _usable_place(environ), lambda: parse_public_keys(keys.read(environ))])

@@ -32,16 +32,17 @@ WAY_OUT = f"{settings.ENABLED.name}=false runs this worker without the gate; for
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """A setting that is wrong stops the worker before it consumes anything.
+    """Settings that are wrong stop the worker before it consumes anything.
 
-    The command ends with one line and exit code 2; who makes a worker otherwise gets the InvalidSetting.
+    The command ends with a line for each and exit code 2; who makes a worker otherwise gets the InvalidSetting.
     """
     try:
         yield
     except InvalidSetting as error:
         if not is_made_by_command():
             raise InvalidSetting(error.field, f"{error.message} ({WAY_OUT})") from None
-        print(f"sluicegate: {error}", file=sys.stderr)
+        for line in settings.lines_of(error):
+            print(f"sluicegate: {line}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sluicegate.schemas.errors import InvalidInput, NotAuthenticated
-from sluicegate.schemas.settings import TOKEN, URL
+from sluicegate.schemas.settings import TOKEN, URL, refuse_wrong
 
 if TYPE_CHECKING:
     from sluicegate.control.client import Client
@@ -22,8 +22,11 @@ def connect(url: str | None, token_file: Path | None, environ: Mapping[str, str]
     from sluicegate.control.client import Client
 
     environ = os.environ if environ is None else environ
-    address = URL.read({URL.name: url} if url is not None else environ)
-    return Client(address, _token(token_file, environ))
+    address = {URL.name: url} if url is not None else environ
+    if token_file is None and TOKEN.read_or_none(environ) is None:
+        # Both are told at once where both are missing; a token alone is a matter of who may ask.
+        refuse_wrong((lambda: URL.read(address), lambda: URL.read_or_none(address) or TOKEN.read(environ)))
+    return Client(URL.read(address), _token(token_file, environ))
 
 
 def _token(file: Path | None, environ: Mapping[str, str]) -> str:

@@ -19,6 +19,8 @@ import click
 from sluicegate.schemas.errors import (
     AuditBroken,
     InvalidInput,
+    InvalidSetting,
+    InvalidSettings,
     NotAllowed,
     NotAuthenticated,
     NotFound,
@@ -27,6 +29,7 @@ from sluicegate.schemas.errors import (
     Unavailable,
 )
 from sluicegate.schemas.exits import Exit
+from sluicegate.schemas.settings import lines_of
 
 DEFECT = 1
 """What no verb should ever exit with: an error that nobody foresaw."""
@@ -85,15 +88,18 @@ def _more(error: BaseException) -> dict[str, Any]:
     match error:
         case Refused():
             return error.details
+        case InvalidSettings():
+            return {"settings": [{"field": each.field, "message": each.message} for each in error.errors]}
         case AuditBroken():
             return {"position": error.position, "eventId": error.event_id}
         case _:
             return {}
 
 
-def to_line(error: BaseException) -> str:
-    """`error` as one printable line."""
-    return f"sluicegate: {printable(_message(error))}"
+def to_lines(error: BaseException) -> str:
+    """`error` as one printable line; a line for each of several settings."""
+    said = lines_of(error) if isinstance(error, InvalidSetting) else [_message(error)]
+    return "\n".join(f"sluicegate: {printable(line)}" for line in said)
 
 
 def printable(text: str) -> str:
@@ -148,7 +154,7 @@ def reported(*, as_json: bool) -> Iterator[None]:
         code = exit_of(error)
         if code == DEFECT and _wants_traceback():
             traceback.print_exc()
-        click.echo(json.dumps(to_json(error)) if as_json else to_line(error), err=True)
+        click.echo(json.dumps(to_json(error)) if as_json else to_lines(error), err=True)
         raise click.exceptions.Exit(code) from None
 
 

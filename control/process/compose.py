@@ -26,6 +26,7 @@ from sluicegate.control.process.loops import Loop
 from sluicegate.control.publishing import signing_key
 from sluicegate.control.publishing.publisher import Publisher
 from sluicegate.control.store import migrate, replicas
+from sluicegate.control.store.connection import parse_url
 from sluicegate.control.store.database import Database
 from sluicegate.schemas import settings
 from sluicegate.schemas.adapters.redis_client import refuse_unusable, tls_arguments
@@ -85,7 +86,8 @@ class Once:
 
 
 def compose(environ: Mapping[str, str]) -> Composition:
-    """Reads the settings; raises InvalidSetting naming the one that is wrong."""
+    """Reads the settings; raises InvalidSetting naming all that are wrong."""
+    _refuse_wrong(environ)
     namespace = settings.NAMESPACE.read(environ)
     state, broker = _servers(environ)
     key = signing_key.load(settings.SIGNING_KEY_FILE.read(environ))
@@ -133,6 +135,23 @@ def compose(environ: Mapping[str, str]) -> Composition:
         parts=_parts(namespace, database, bus, publisher, fleet, draining),
         loops=_loops(publisher, leader, once, interval_s),
     )
+
+
+def _refuse_wrong(environ: Mapping[str, str]) -> None:
+    """Before anything is made, so that whoever sets one after the other is not told of them one after the other."""
+    url, key_file, keys = settings.DATABASE_URL, settings.SIGNING_KEY_FILE, settings.PUBLIC_KEYS
+    further = (
+        lambda: parse_url(url.read(environ)),
+        lambda: _refuse_broker(_servers(environ)[1]),
+        lambda: signing_key.load(key_file.read(environ)),
+        lambda: parse_public_keys(keys.read_or_none(environ) or ""),
+    )
+    reads = settings.reads_of(settings.CONTROL, (settings.REDIS_URL, url, key_file), environ)
+    settings.refuse_wrong([*reads, *(further if keys.read_or_none(environ) else further[:-1])])
+
+
+def _refuse_broker(broker: BrokerAddress) -> None:
+    Broker(broker.url, broker.master_name, broker.key_prefix, broker.tls)
 
 
 def _servers(environ: Mapping[str, str]) -> tuple[Place, BrokerAddress]:

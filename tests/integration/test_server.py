@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx
 import pytest
 
 from sluicegate.control.process.plane import ControlPlane
-from sluicegate.schemas.errors import InvalidSetting
+from sluicegate.schemas.errors import InvalidSetting, InvalidSettings
 from tests.integration.serving import SERVE
 from tests.integration.world import PAUSE, World, eventually
 
@@ -64,6 +66,38 @@ def test_a_wrong_setting_is_named(world: World, name: str, value: str) -> None:
     with pytest.raises(InvalidSetting) as caught:
         ControlPlane(world.environ(**{name: value}))
     assert caught.value.field == name
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    """What is missing, what cannot be parsed, and what only its user can judge."""
+    given = {
+        "SLUICEGATE_REDIS_URL": "redis://h?foo=1",
+        "SLUICEGATE_BROKER_URL": "nonsense://h",
+        "SLUICEGATE_SIGNING_KEY_FILE": str(tmp_path / "none"),
+        "SLUICEGATE_PUBLIC_KEYS": "x",
+        "SLUICEGATE_LEASE_S": "0",
+        "SLUICEGATE_BIND": "nowhere",
+    }
+    with pytest.raises(InvalidSettings) as caught:
+        ControlPlane(given)
+    told = {error.field for error in caught.value.errors}
+    # Where the state is wrong, nothing is known of the broker yet.
+    assert told == given.keys() - {"SLUICEGATE_BROKER_URL"} | {"SLUICEGATE_DATABASE_URL"}
+
+
+def test_serve_tells_what_is_missing_a_line_for_each(tmp_path: Path) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("SLUICEGATE_")}
+    command = [sys.executable, "-m", "sluicegate.control.cli", "serve"]
+    text, as_json = (
+        subprocess.run([*command, *more], env=clean, cwd=tmp_path, capture_output=True, text=True)
+        for more in ([], ["--json"])
+    )
+    missing = ["SLUICEGATE_REDIS_URL", "SLUICEGATE_DATABASE_URL", "SLUICEGATE_SIGNING_KEY_FILE"]
+    assert (text.returncode, as_json.returncode) == (2, 2)
+    *lines, hint = text.stderr.splitlines()
+    assert [line.split(": is not set")[0] for line in lines] == [f"sluicegate: {name}" for name in missing]
+    assert ".sluicegate/control.env" in hint
+    assert [told["field"] for told in json.loads(as_json.stderr)["settings"]] == missing
 
 
 def test_an_address_that_is_taken_is_one_line(world: World) -> None:

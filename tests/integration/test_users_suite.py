@@ -137,16 +137,17 @@ def test_the_examples_of_the_documentation_run_as_they_stand(tmp_path: Path) -> 
     ],
     ids=["celery worker", "worker_main"],
 )
-def test_a_worker_that_a_command_starts_without_settings_ends_with_one_line(
+def test_a_worker_that_a_command_starts_without_settings_tells_all_that_is_missing(
     project: Path, command: tuple[str, ...]
 ) -> None:
     done = run(project, *command)
     assert done.returncode == 2
     said = [line for line in done.stderr.splitlines() if line.startswith("sluicegate")]
-    assert said == [
-        "sluicegate: SLUICEGATE_REDIS_URL: is not set: "
-        "The Redis or Valkey that carries the signed state, the hints and the heartbeats."
+    assert [line.split(": is not set")[0] for line in said[:-1]] == [
+        "sluicegate: SLUICEGATE_REDIS_URL",
+        "sluicegate: SLUICEGATE_PUBLIC_KEYS",
     ]
+    assert ".sluicegate/env" in said[-1]
     assert "Traceback" not in done.stderr
     assert "ready" not in done.stdout
 

@@ -182,7 +182,18 @@ def test_with_json_the_same_is_one_error_object(control: Stub, args: tuple[str, 
 
 @pytest.mark.parametrize("verb", [PAUSE, RESUME, ("status",), ("holds",), ("workers",), ("audit",)])
 def test_without_an_address_the_setting_is_named(verb: tuple[str, ...]) -> None:
-    assert_refused(call(None, *verb), Exit.USAGE, "SLUICEGATE_URL")
+    assert_refused(call(None, *verb), Exit.USAGE, "SLUICEGATE_URL: is not set", ".sluicegate/env")
+
+
+def test_an_address_and_a_token_that_are_missing_are_told_at_once() -> None:
+    result = call(None, "status", SLUICEGATE_TOKEN=None)
+    assert (result.exit_code, result.stdout) == (Exit.USAGE, ""), result.output
+    names = ["SLUICEGATE_URL", "SLUICEGATE_TOKEN"]
+    assert [line.split(": is not set")[0] for line in result.stderr.splitlines()[:-1]] == [
+        f"sluicegate: {name}" for name in names
+    ]
+    told = json.loads(call(None, "status", "--json", SLUICEGATE_TOKEN=None).stderr)
+    assert [setting["field"] for setting in told["settings"]] == names
 
 
 @pytest.mark.parametrize("verb", [PAUSE, RESUME, ("status",), ("holds",), ("workers",), ("audit",)])

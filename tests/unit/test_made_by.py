@@ -81,13 +81,29 @@ def test_a_test_worker_with_a_wrong_switch_is_refused(make):
         make(CelerysTestWorker, {"SLUICEGATE_ENABLED": "maybe"})
 
 
-def test_the_command_ends_with_one_line_and_exit_code_2(make, capsys):
+def test_the_command_ends_with_a_line_for_each_setting_and_exit_code_2(make, capsys):
     with click.Context(celery.bin.worker.worker), pytest.raises(SystemExit) as caught:
         make(WorkController, {})
     assert caught.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("sluicegate: SLUICEGATE_REDIS_URL: is not set")
-    assert said.count("\n") == 1
+    assert "sluicegate: SLUICEGATE_PUBLIC_KEYS: is not set" in said
+    assert said.count("\n") == 3
+
+
+def test_a_worker_is_told_of_everything_that_is_wrong(make):
+    """Not of one after the other; of one setting once."""
+    given = {
+        "SLUICEGATE_REDIS_URL": "redis://:secret@h?foo=1",
+        "SLUICEGATE_BOOT_POLICY": "maybe",
+        "SLUICEGATE_LABELS": "=",
+        "SLUICEGATE_PAUSE_POLL_INTERVAL_MS": "1",
+    }
+    with pytest.raises(InvalidSetting) as caught:
+        make(WorkController, given)
+    for name in (*given, "SLUICEGATE_PUBLIC_KEYS"):
+        assert str(caught.value).count(f"{name}: ") == 1
+    assert "secret" not in str(caught.value)
 
 
 def test_a_program_of_ones_own_is_not_the_command():
