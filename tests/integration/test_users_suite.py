@@ -91,6 +91,39 @@ class Worker(unittest.TestCase):
 """
 
 
+UNITTEST = """
+import os
+import unittest
+from unittest import mock
+import celery.contrib.testing.tasks
+from celery.contrib.testing.worker import start_worker
+from sluicegate.testing import gate
+from shop import add, app
+
+FLEET = {"SLUICEGATE_REDIS_URL": "redis://127.0.0.1:1/0", "SLUICEGATE_PUBLIC_KEYS": "A" * 43 + "="}
+
+class Tests(unittest.TestCase):
+    def test_1_a_worker_of_ones_own_is_refused_by_an_ordinary_exception(self):
+        with self.assertRaisesRegex(Exception, "SLUICEGATE_REDIS_URL.*SLUICEGATE_PUBLIC_KEYS.*sluicegate.testing"):
+            app.Worker(pool="solo")
+
+    @mock.patch.dict(os.environ, FLEET)
+    def test_2_so_is_one_in_a_shell_that_joined_a_fleet(self):
+        with self.assertRaisesRegex(Exception, "memory is not supported.*sluicegate.testing"):
+            with start_worker(app, perform_ping_check=False):
+                pass
+
+    @mock.patch.dict(os.environ, FLEET)
+    def test_3_and_there_the_gate_of_a_test_stands_all_the_same(self):
+        with gate(app), start_worker(app, perform_ping_check=False):
+            self.assertEqual(add.delay(1, 2).get(timeout=10), 3)
+
+    def test_4_what_comes_later_runs(self):
+        with start_worker(app):
+            self.assertEqual(add.delay(1, 2).get(timeout=10), 3)
+"""
+
+
 def run(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """Run a Python program there, without any setting of ours."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("SLUICEGATE_", "PYTEST_"))}
@@ -117,6 +150,13 @@ def test_a_suite_without_any_setting_runs_unchanged(project: Path) -> None:
     done = run_pytest(project)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "7 passed" in done.stdout
+
+
+def test_a_suite_of_unittest_goes_on_after_a_worker_that_was_refused(project: Path) -> None:
+    (project / "test_shop.py").write_text(UNITTEST)
+    done = run(project, "-m", "unittest", "test_shop")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Ran 4 tests" in done.stderr
 
 
 def test_the_examples_of_the_documentation_run_as_they_stand(tmp_path: Path) -> None:
