@@ -33,6 +33,7 @@ class HandBack:
         self._wake = wake
         self._held: deque[Any] = deque()
         self._yielded: deque[Any] = deque()
+        self._ended: deque[Any] = deque()
         self._kept: list[Any] = []
         self.yields = Yields()
         self._is_closing = False
@@ -96,14 +97,17 @@ class HandBack:
             self._yielded.popleft()
 
     def owe_ended(self, requests: Iterable[Any]) -> None:
-        """Of those whose runs a deadline ended, to go back."""
-        for request in requests:
+        """Of those whose runs a deadline ended, to go back; where one fails, the others are there at the next call."""
+        self._ended.extend(requests)
+        while self._ended:
+            request = self._ended[0]
             self._books.forget(request)
             self._way_back.owe(request)
+            self._ended.popleft()
 
     def is_done(self) -> bool:
         """Is nothing held and nothing owed?"""
-        return not self._held and not self._way_back.count_owed()
+        return not self._held and not self._ended and not self._way_back.count_owed()
 
     def start_kept(self) -> None:
         """What had nowhere to go back to may start now."""

@@ -25,8 +25,11 @@ class Parcel:
         self.type = TASK
         self.acknowledged = False
         self.events: list[str] = []
+        self.is_heard = True
 
     def send_event(self, kind: str, **_: Any) -> None:
+        if not self.is_heard:
+            raise ConnectionError("the broker is away")
         self.events.append(kind)
 
     def acknowledge_early(self) -> None:
@@ -90,6 +93,20 @@ class WayBackFacts:
         rig.way_back.owe(parcel)
         assert parcel.acknowledged
         assert parcel.events == ["task-rejected"]
+
+    @pytest.mark.parametrize("act", ["owe", "owe_yielded", "set_aside"])
+    def test_an_event_that_cannot_be_sent_keeps_nothing_from_its_way(self, rig: Rig, act: str) -> None:
+        """It is for who watches, and goes to the broker, which may be away."""
+        rig.send(1, 2)
+        parcels = rig.fetch(2)
+        rig.stop()
+        for parcel in parcels:
+            parcel.is_heard = False
+            getattr(rig.way_back, act)(parcel)
+        rig.way_back.hand_back()
+        if act == "set_aside":
+            assert rig.way_back.hand_back_aside(())
+        assert rig.come_again() == [1, 2]
 
     def test_where_nothing_is_owed_nothing_is_done(self, rig: Rig) -> None:
         rig.send(1, 2)

@@ -595,7 +595,7 @@ def test_what_yields_while_a_worker_stops_that_has_lost_its_connection_goes_back
 
 
 def test_an_event_that_cannot_be_sent_leaves_no_message_behind(bench):
-    """S5: the event goes to the broker too; what was taken from Celery and not yet owed must not be dropped."""
+    """S5: the event goes to the broker too; neither its own message nor the others of its batch depend on it."""
     bench.send(1, 2, 3, 4)
     bench.open_and_receive(4)
     bench.pause()
@@ -605,8 +605,6 @@ def test_an_event_that_cannot_be_sent_leaves_no_message_behind(bench):
 
     bench.arrived[2].send_event = fail
     bench.hands.tend()
-    assert not bench.has_acknowledged
-    bench.look_again()
     assert bench.has_acknowledged
     assert bench.waiting() == [2, 3, 4]
 

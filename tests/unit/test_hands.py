@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 from uuid import UUID
 
 import pytest
@@ -19,6 +20,7 @@ from sluicegate.schemas.scopes import Scope, Subject
 from sluicegate.schemas.snapshots import Snapshot
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.gate import Gate, Standing
+from sluicegate.workers.hand_back import HandBack
 from sluicegate.workers.hands import Hands
 from sluicegate.workers.ports import Sides
 from sluicegate.workers.report import Identity, Report
@@ -434,3 +436,16 @@ def interrupted_after(
         yield
     if left:
         interrupt()
+
+
+def test_one_forced_end_that_cannot_go_back_yet_costs_no_other_of_its_batch():
+    """S5: what of a batch is left is there at the next call, which may bring nothing new."""
+    way_back = Mock()
+    way_back.owe.side_effect = [None, ConnectionError("the broker is away"), None, None]
+    hand_back = HandBack(Mock(), way_back=way_back, books=Mock(), wake=Mock())
+    with pytest.raises(ConnectionError):
+        hand_back.owe_ended(["a", "b", "c"])
+    assert not hand_back.is_done()
+    hand_back.owe_ended([])
+    owed = [call.args[0] for call in way_back.owe.call_args_list]
+    assert owed == ["a", "b", "b", "c"]

@@ -245,7 +245,7 @@ class AmqpWayBack:
             self._in_hand.append(_Delivery(message, queue_of_message(message) or "", again, task=request.type))
         elif _is_ours_alone(message):
             self._to_send.append(message)
-        request.send_event("task-rejected", requeue=True)
+        tell_rejected(request)
 
     def hand_back_aside(self, held: Collection[str]) -> bool:
         """To Celery itself; what a worker that is gone had set aside, RabbitMQ has returned."""
@@ -259,8 +259,7 @@ class AmqpWayBack:
             self._take(message, partial(tasks.on_message, message))
         elif _is_ours_alone(message):
             self._to_send.append(message)
-        # Last, since it goes to the broker and may fail.
-        request.send_event("task-rejected", requeue=True)
+        tell_rejected(request)
         return True
 
     def owe_yielded(self, request: Any) -> bool:

@@ -88,7 +88,7 @@ class MemoryWayBack:
         """False for a message whose queue is not known."""
         is_owed = self._take_over(request)
         if is_owed:
-            request.send_event("task-rejected", requeue=True)
+            tell_rejected(request)
         return is_owed
 
     def owe_yielded(self, request: Any) -> bool:

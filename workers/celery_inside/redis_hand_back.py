@@ -218,8 +218,7 @@ class RedisWayBack:
         """True for a broadcast too, which is kept here; False where nobody knows what list it came from."""
         is_owed = self._take_over(request)
         if is_owed:
-            # Last, since it goes to the broker and may fail: the debt stands by then.
-            request.send_event("task-rejected", requeue=True)
+            tell_rejected(request)
         return is_owed
 
     def _is_broadcast(self, request: Any) -> bool:
