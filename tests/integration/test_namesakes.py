@@ -18,6 +18,7 @@ from sluicegate.schemas import names
 from sluicegate.schemas.adapters.redis_client import connect
 from sluicegate.schemas.beats import Beat, RunningTask, WorkerState
 from sluicegate.schemas.errors import Refused
+from sluicegate.schemas.redis_urls import server_at
 from sluicegate.schemas.scopes import GLOBAL
 from sluicegate.schemas.snapshots import Edition
 from sluicegate.workers.heart import Heart
@@ -53,7 +54,7 @@ def heart(world: World, incarnation: str, state_dir: Path, **fields: Any) -> Hea
         namespace=world.namespace,
         nodename=W,
         interval_s=EVERY_S,
-        connect=lambda: connect(world.redis_url),
+        connect=lambda: connect(server_at(world.redis_url, "redis")),
         compose=compose,
         memory=Memory(state_dir, world.namespace, W),
     )
