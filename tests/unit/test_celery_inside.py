@@ -87,6 +87,17 @@ def test_the_installed_version_is_one_that_was_read(package):
         (loops.asynloop, "obj.register_with_event_loop(hub)"),
         (loops.asynloop, "consumer.consume()"),
         (Consumer.add_task_queue, "cset.consume()"),
+        # What takes a task's messages is built by its strategy, before the task consumer is made, and when modules are
+        # loaded anew.
+        (Task.start_strategy, "instantiate(self.Strategy, self, app, consumer, **kwargs)"),
+        (tasks.Tasks.start, '"""Start task consumer.""" c.update_strategies()'),
+        (tasks.Tasks.__init__, "c.task_consumer = c.qos = None"),
+        (tasks.Tasks.shutdown, "c.task_consumer = None"),
+        (WorkController.reload, "self.consumer.update_strategies()"),
+        (Consumer.on_unknown_task, "message.reject_log_error"),
+        (Task.__call__, "return self.run(*args, **kwargs)"),
+        # Steps of the user's own are in the app, and handle messages by consumers of their own.
+        (bootsteps.ConsumerStep.start, "self.consumers = self.get_consumers(channel)"),
         # The pool: jobs wait in outbound_buffer; a job is in _cache until its result is there.
         (asynpool.AsynPool.__init__, "self.outbound_buffer = deque()"),
         (billiard.pool.ApplyResult.__init__, "cache[self._job] = self"),
@@ -452,6 +463,15 @@ def test_a_pool_that_is_not_held_is_refused_at_start():
     worker = Stranger()
     worker.pool_cls = base.BasePool
     with pytest.raises(InvalidSetting, match="use prefork, threads, solo or gevent"):
+        sides_of(worker, Cell())
+
+
+@pytest.mark.parametrize("held", [prefork.TaskPool, thread.TaskPool, solo.TaskPool, green.TaskPool])
+def test_a_pool_that_inherits_from_one_that_is_held_is_another_pool(held):
+    """It may start tasks in a way of its own, as one on asyncio does, and a gate that leaks is worse than none."""
+    worker = Stranger()
+    worker.pool_cls = type("AsyncPool", (held,), {"__module__": "shop.pools"})
+    with pytest.raises(InvalidSetting, match=r"shop\.pools\.AsyncPool is not supported: use prefork, threads"):
         sides_of(worker, Cell())
 
 

@@ -30,8 +30,11 @@ def sides_of(worker: Any, cell: Cell, *, in_hand_s: float = IN_HAND_S) -> Sides:
     """
     pool = _pool_side(worker)
     if pool is None:
-        name = getattr(worker.pool_cls, "__module__", worker.pool_cls)
-        raise InvalidSetting("worker_pool", f"{name} is not supported: use prefork, threads, solo or gevent")
+        raise InvalidSetting(
+            "worker_pool",
+            f"{_name_of(worker.pool_cls)} is not supported: use prefork, threads, solo or gevent (Celery's own: one "
+            f"that inherits from them starts tasks in a way that is not known)",
+        )
     if pool is PreforkPool:
         # Celery 5.5 and 5.6 have no such setting: they always fork.
         if getattr(worker, "pool_start_method", "fork") != "fork":
@@ -51,18 +54,23 @@ def sides_of(worker: Any, cell: Cell, *, in_hand_s: float = IN_HAND_S) -> Sides:
 
 
 def _pool_side(worker: Any) -> type[PreforkPool | ThreadsPool | SoloPool | GeventPool] | None:
-    for cls in getattr(worker.pool_cls, "__mro__", ()):
-        # By name: importing gevent's module where gevent is not installed or not wanted is no good idea.
-        match (cls.__module__, cls.__name__):
-            case ("celery.concurrency.prefork", "TaskPool"):
-                return PreforkPool
-            case ("celery.concurrency.thread", "TaskPool"):
-                return ThreadsPool
-            case ("celery.concurrency.solo", "TaskPool"):
-                return SoloPool
-            case ("celery.concurrency.gevent", "TaskPool"):
-                return GeventPool
+    """Of exactly Celery's own: what one that inherits does otherwise is not known."""
+    # docs/decisions/0034-exact-classes.md
+    # By name: importing gevent's module where gevent is not installed or not wanted is no good idea.
+    match _name_of(worker.pool_cls):
+        case "celery.concurrency.prefork.TaskPool":
+            return PreforkPool
+        case "celery.concurrency.thread.TaskPool":
+            return ThreadsPool
+        case "celery.concurrency.solo.TaskPool":
+            return SoloPool
+        case "celery.concurrency.gevent.TaskPool":
+            return GeventPool
     return None
+
+
+def _name_of(pool_cls: Any) -> str:
+    return f"{pool_cls.__module__}.{pool_cls.__qualname__}" if isinstance(pool_cls, type) else str(pool_cls)
 
 
 def _way_back(worker: Any, in_hand_s: float) -> WayBack:
