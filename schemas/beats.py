@@ -171,6 +171,7 @@ class Beat:
     run of each task that gave its slot back at a checkpoint, while anything is held; `forced`: of each that a deadline
     ended. `ended`: of each that did not end well, also a few seconds before something was held: what ran, runs no more
     and stands in none of the three has finished. None: this worker does not tell (it is older, or there were too many).
+    `beside`: the consumer steps of its app that handle messages and do not ask the gate.
     """
 
     nodename: str
@@ -195,6 +196,7 @@ class Beat:
     yielded: tuple[YieldedTask, ...] = ()
     forced: tuple[ForcedTask, ...] = ()
     ended: tuple[EndedRun, ...] | None = None
+    beside: tuple[str, ...] = ()
 
     def to_wire(self) -> dict[str, Any]:
         return {
@@ -222,6 +224,7 @@ class Beat:
             "yielded": [one.to_wire() for one in self.yielded],
             "forced": [one.to_wire() for one in self.forced],
             "ended": None if self.ended is None else [one.to_wire() for one in self.ended],
+            "beside": list(self.beside),
         }
 
     def encode(self) -> bytes:
@@ -258,6 +261,7 @@ class Beat:
                 yielded=tuple(YieldedTask.from_wire(one) for one in data.get("yielded", [])),
                 forced=tuple(ForcedTask.from_wire(one) for one in data.get("forced", [])),
                 ended=_ended(data.get("ended")),
+                beside=tuple(str(name) for name in data.get("beside", [])),
             )
         except InvalidInput:
             raise

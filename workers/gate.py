@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
@@ -135,6 +135,25 @@ class Gate(Generic[R]):
             return True
         finally:
             self._release()
+
+    def let_through(self, start: Callable[[list[R]], None], requests: Sequence[R]) -> list[R]:
+        """Start those of `requests` that may, together; those that are held come back, and nothing was done of them."""
+        with self._lock:
+            free: list[R] = []
+            held: list[R] = []
+            for request in requests:
+                (held if self.holds_back(request) else free).append(request)
+            if free:
+                start(free)
+            return held
+
+    def note_begin(self, note: Callable[[], None], subject: Subject) -> bool:
+        """As `pass_through`, for what is no task: call `note` if nothing holds `subject`."""
+        with self._lock:
+            if self.standing.is_held(subject):
+                return False
+            note()
+            return True
 
     def holds_back(self, request: R) -> bool:
         """Would `request` not be let through now? Without the lock an answer holds for no time at all."""

@@ -74,15 +74,18 @@ class HandBack:
     def owe_held(self) -> None:
         """Of those that nothing has begun to run."""
         while self._held:
-            request = self._held.popleft()
-            self._books.forget(request)
-            if request.acknowledged:
-                continue
-            if self._is_to_be_set_aside(request):
-                self._way_back.set_aside(request)
-            elif not self._way_back.owe(request):
-                # Nobody knows where it came from; it waits here and starts when the gate opens.
-                self._kept.append(request)
+            for request in self._books.parts(self._held.popleft()):
+                self._owe(request)
+
+    def _owe(self, request: Any) -> None:
+        self._books.forget(request)
+        if request.acknowledged:
+            return
+        if self._is_to_be_set_aside(request):
+            self._way_back.set_aside(request)
+        elif not self._way_back.owe(request):
+            # Nobody knows where it came from; it waits here and starts when the gate opens.
+            self._kept.append(request)
 
     def _is_to_be_set_aside(self, request: Any) -> bool:
         """Back in its queue it would come again at once: the queue itself goes on."""

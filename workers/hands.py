@@ -16,6 +16,7 @@ from sluicegate.workers.hand_back import HandBack
 from sluicegate.workers.intake import Intake
 from sluicegate.workers.log import logger
 from sluicegate.workers.next_look import NextLook
+from sluicegate.workers.own_starts import OwnStarts
 from sluicegate.workers.ports import Sides, Wanted
 from sluicegate.workers.run_ends import RunEnds
 from sluicegate.workers.upkeep import Upkeep
@@ -41,6 +42,7 @@ class Hands:
         self._books = sides.books
         self._intake = Intake(gate, consumer=sides.consumer, way_back=sides.way_back, books=sides.books)
         self.hand_back = HandBack(gate, way_back=sides.way_back, books=sides.books, wake=sides.loop.wake)
+        self.own_starts = OwnStarts(gate, sides.loop.wake)
         self.forced_ends = ForcedEnds(sides.pool, sides.books, gate.subject_of)
         self.run_ends = RunEnds(sides.books, standing=lambda: gate.standing, subject_of=gate.subject_of)
         self._upkeep = Upkeep(pool=sides.pool, way_back=sides.way_back, books=sides.books)
@@ -152,7 +154,8 @@ class Hands:
             return True
         is_wanted = self._is_held if standing.is_open else _everything
         # Asked in this order: what the pool lets go is held.
-        return self._pool.is_past_barrier(is_wanted) and self.hand_back.is_done()
+        has_come_back = self._pool.is_past_barrier(is_wanted) and self.hand_back.is_done()
+        return has_come_back and self.own_starts.is_past_barrier(standing)
 
     def _is_held(self, request: Any) -> bool:
         return self._gate.standing.is_held(self._gate.subject_of(request))

@@ -23,6 +23,7 @@ from sluicegate.workers.celery_inside.children import note_starts_in_children
 from sluicegate.workers.celery_inside.choose import refuse_other_redis, sides_of
 from sluicegate.workers.celery_inside.ends import tell_ends
 from sluicegate.workers.celery_inside.requests import current_task, queue_told, subject_of
+from sluicegate.workers.celery_inside.self_check import judge, read, refuse_strategies, say
 from sluicegate.workers.celery_inside.yields import prepare_tasks
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.checkpoints import open_station
@@ -32,6 +33,7 @@ from sluicegate.workers.gate import Gate
 from sluicegate.workers.hands import Hands
 from sluicegate.workers.heart import Heart
 from sluicegate.workers.memory import Memory
+from sluicegate.workers.own_starts import ask_here
 from sluicegate.workers.ports import Sides
 from sluicegate.workers.report import Identity, Report
 from sluicegate.workers.scoped_table import Table
@@ -53,6 +55,7 @@ class Member:
         memory = Memory(settings.STATE_DIR.read(environ), namespace, worker.hostname)
         cell = Cell()
         sides = sides_of(worker, cell, in_hand_s=settings.IN_HAND_S.read(environ))
+        say(judge(read(worker)))
         refuse_other_redis(worker)
         log_fields.describe(namespace=namespace, worker=worker.hostname, version=lambda: cell.edition)
         self.worker = worker
@@ -62,6 +65,7 @@ class Member:
         table = Table(cell)
         self.gate = self._make_gate(identity, cell, sides, table)
         self.hands = Hands(self.gate, sides)
+        ask_here(self.hands.own_starts)
         self._serve_tasks(_cursors_of(namespace, state, environ), cell, table)
         self.follower = Follower(
             namespace=namespace,
@@ -118,6 +122,11 @@ class Member:
         signals.worker_shutdown.connect(self._on_shutdown, weak=False)
         # A cold shutdown sends no such signal. Pool children leave by `os._exit` and never come here.
         atexit.register(self._on_exit)
+
+    def look_at_tasks(self) -> None:
+        """Before Celery builds their strategies; raises InvalidSetting for one that no pause could hold."""
+        refuse_strategies(self.worker.app)
+        self._pool.take_in_tasks()
 
     def start(self) -> None:
         """Start following and beating; the pool has forked by now."""

@@ -28,6 +28,9 @@ class PoolSide(Protocol):
     def guard(self, gate: Gate[Any], hold: Callable[[Any], None]) -> None:
         """Stand in the way of every start; `hold` takes the request of one that came to a closed gate."""
 
+    def take_in_tasks(self) -> None:
+        """Tasks may have been registered since the start: whatever each needs, before it takes its first message."""
+
     def watch(self) -> None:
         """Do what can only be done once the pool has started."""
 
@@ -44,7 +47,7 @@ class PoolSide(Protocol):
         """An acknowledgement was made: what was seen for it is of no use to the next."""
 
     def forgotten(self) -> tuple[RunningTask, ...]:
-        """Tasks that may still run although Celery forgot them; from any thread."""
+        """Tasks that run, or may, and that Celery's books do not have; from any thread."""
 
     def is_busy(self) -> bool:
         """Can anything still run here?"""
@@ -185,6 +188,9 @@ class Books(Protocol):
     def running_task(self, request: Any, *, is_waiting: bool) -> RunningTask:
         """What is said of a request that runs, or ran until now."""
 
+    def parts(self, request: Any) -> Iterable[Any]:
+        """The requests of one message each that this one stands for: most stand for themselves."""
+
     def forget(self, request: Any) -> None:
         """Strike out a request that is not to start."""
 
@@ -196,6 +202,9 @@ class Books(Protocol):
 
     def queues(self) -> tuple[str, ...]:
         """The names of the queues that this worker consumes when it is open; from any thread."""
+
+    def beside(self) -> tuple[str, ...]:
+        """The consumer steps of the user's own that handle messages and do not ask the gate, by their names."""
 
     def concurrency(self) -> int:
         """How many tasks it was told to run at once."""

@@ -67,10 +67,11 @@ class Report:
             yielded=self._hands.hand_back.yields.told(),
             forced=self._hands.forced_ends.told(),
             ended=self._hands.run_ends.told(),
+            beside=self._books.beside(),
         )
 
     def running(self) -> tuple[RunningTask, ...]:
-        """The tasks that the pool has accepted and not finished, forgotten ones too."""
+        """The tasks that the pool has accepted and not finished, forgotten ones too, and what began by `starting`."""
         running = [
             self._books.running_task(request, is_waiting=self._pool.is_waiting(request))
             for request in self._books.running()
@@ -80,7 +81,7 @@ class Report:
         hands = self._hands
         leaving = (*hands.hand_back.yielding(), *hands.forced_ends.under_way(), *hands.run_ends.running())
         gone = [self._books.running_task(request, is_waiting=False) for request in leaving if request.id not in known]
-        return (*self._pool.forgotten(), *running, *gone)
+        return (*self._pool.forgotten(), *running, *gone, *self._hands.own_starts.running())
 
     def pulse(self) -> object:
         """While held: what runs and what waits, since somebody waits for that."""

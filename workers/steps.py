@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from celery import bootsteps
@@ -108,6 +108,18 @@ class GuardConsumer(bootsteps.StartStopStep):
     def include_if(self, c: Any) -> bool:
         """Only where the worker step is in."""
         return hasattr(c.controller, MEMBER)
+
+    def create(self, c: Any) -> None:
+        """Tasks may be registered later than the worker was made, and are not taken in unseen."""
+        from sluicegate.workers.celery_inside.consumer import look_before_strategies
+
+        member = c.controller.sluicegate
+
+        def look(is_starting: bool) -> None:
+            with _refusing() if is_starting else nullcontext():
+                member.look_at_tasks()
+
+        look_before_strategies(c, look)
 
     def start(self, c: Any) -> None:
         """After `Tasks` made the consumer, before the event loop consumes."""

@@ -21,6 +21,11 @@ def warnings(scope: Scope, workers: Iterable[WorkerView], then: str | None = Non
     deaf = [worker.beat.nodename for worker in inside if not worker.enforces(scope)]
     told = clashes((worker.beat.nodename, worker.namesakes) for worker in inside)
     told += [f"{nodename} does not enforce {scope.kind} holds: it goes on" for nodename in deaf]
+    told += [
+        f"{worker.beat.nodename} handles messages beside the gate: {', '.join(worker.beat.beside)} goes on"
+        for worker in inside
+        if worker.beat.beside
+    ]
     if then in ENDS:
         unable = [worker.beat for worker in inside if then not in CAN_END.get(worker.beat.pool, ())]
         told += [f"{beat.nodename} ({beat.pool}) cannot {then} a running task: it is asked to stop" for beat in unable]

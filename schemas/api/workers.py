@@ -49,6 +49,7 @@ class WorkerBody(Answer):
     refused: dict[str, int]
     labels: dict[str, str] = Field(default_factory=dict)
     not_enforced: list[str] = Field(default_factory=list)
+    beside: list[str] = Field(default_factory=list)
     clock_ahead_s: float = 0.0
     namesakes: int = 0
     last_seen_at: Instant
@@ -76,6 +77,7 @@ class WorkerBody(Answer):
             refused=dict(beat.refused),
             labels=dict(beat.labels),
             not_enforced=[str(scope) for scope in worker.not_enforced],
+            beside=list(beat.beside),
             clock_ahead_s=worker.clock_ahead_s,
             namesakes=worker.namesakes,
             last_seen_at=worker.sighting.seen_at,

@@ -3,5 +3,6 @@
 from sluicegate.schemas.version import VERSION as __version__
 from sluicegate.workers.checkpoints import checkpoint, resumable, resume_cursor
 from sluicegate.workers.install import install
+from sluicegate.workers.own_starts import starting
 
-__all__ = ["__version__", "checkpoint", "install", "resumable", "resume_cursor"]
+__all__ = ["__version__", "checkpoint", "install", "resumable", "resume_cursor", "starting"]

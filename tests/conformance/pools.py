@@ -292,7 +292,7 @@ class Prefork(Rig):
         self.child: Any = SimpleNamespace(pid=77, index=5, _is_alive=lambda: True)
         self.pool._pool.append(self.child)
         worker: Any = SimpleNamespace(
-            semaphore=LaxBoundedSemaphore(1), pool=SimpleNamespace(_pool=self.pool, flush=lambda: None)
+            semaphore=LaxBoundedSemaphore(1), pool=SimpleNamespace(_pool=self.pool, flush=lambda: None), app=self.app
         )
         worker._process_task = self._hand_to_child
         worker._process_task_sem = lambda request: worker.semaphore.acquire(worker._process_task, request)

@@ -330,6 +330,13 @@ class Fleet:
         self.sent.append(Sent(seq=seq, at_us=microseconds(time.time()), waits=is_waiting))
         return seq
 
+    def note_sent(self, send: Callable[[int], object]) -> int:
+        """Have `send` send what is no task of the app's, with the number that it is given; the number."""
+        seq = next(self._next_seq)
+        send(seq)
+        self.sent.append(Sent(seq=seq, at_us=microseconds(time.time()), waits=True))
+        return seq
+
     def send_naps(self, count: int, seconds: float | Callable[[], float]) -> list[int]:
         """Send `count` naps of `seconds` each (or as long as `seconds()` says); their numbers."""
         numbers = list(itertools.islice(self._next_seq, count))

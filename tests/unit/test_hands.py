@@ -173,8 +173,14 @@ class Books:
 
     def forget(self, request: Any) -> None: ...
 
+    def parts(self, request: Any) -> tuple[Any, ...]:
+        return getattr(request, "requests", (request,))
+
     def start(self, request: Any) -> None:
         self.started.append(request.id)
+
+    def beside(self) -> tuple[str, ...]:
+        return ()
 
     def count_reserved(self) -> int:
         return 0

@@ -8,6 +8,7 @@ from typing import Any
 
 import billiard
 
+from sluicegate.workers.celery_inside.batches import note_runs_of_batches
 from sluicegate.workers.celery_inside.starts import note_in_tracers, tell_starts
 from sluicegate.workers.celery_inside.yields import YieldedRun
 from sluicegate.workers.cell import Cell
@@ -44,6 +45,7 @@ def note_starts_in_children(app: Any, hostname: str, cell: Cell) -> Callable[...
         for task in app.tasks.values():
             if task.__trace__ is not None:
                 task.__trace__ = child.noting_end(task.__trace__)
+        note_runs_of_batches(app, child.begin_batch, child.end_batch)
 
     return note_starts
 
@@ -58,7 +60,7 @@ class Child:
     """A pool child that writes what it begins and ends. It runs one task at a time."""
 
     def __init__(self, cell: Cell, slot: int) -> None:
-        self._begin, self._end = cell.noting(slot)
+        self._begin, self._end = self.begin_batch, self.end_batch = cell.noting(slot)
         # The child before this one may have been killed in the middle of a task that comes here again.
         self._end()
         self._traced = ""

@@ -10,6 +10,7 @@ from celery import bootsteps
 from redis.exceptions import ResponseError
 
 from sluicegate.workers.celery_inside import waiting
+from sluicegate.workers.celery_inside.batches import gathered
 from sluicegate.workers.celery_inside.loops import do_nothing
 from sluicegate.workers.celery_inside.unread import keep_unread
 from sluicegate.workers.gate import Gate
@@ -61,13 +62,29 @@ class CeleryConsumer:
         self._tasks.add_queue(queue)
 
     def unstarted(self, is_wanted: Wanted) -> Iterator[Any]:
-        """From the buckets, and from the timer."""
+        """From the buckets, from the timer, and from what is gathered for a batch."""
         yield from waiting.rate_limited(self._consumer, is_wanted)
         yield from waiting.waiting_for_eta(self._consumer, is_wanted)
+        yield from gathered(self._consumer.app, is_wanted)
 
     def is_usual(self, error: Exception) -> bool:
         """What kombu names for its transport, and what Redis says no by."""
         return isinstance(error, (*self._consumer.connection_errors, ResponseError))
+
+
+def look_before_strategies(consumer: Any, look: Callable[[bool], None]) -> None:
+    """Have `look` called before Celery builds what takes each task's messages.
+
+    At each broker connection, and when it is told to load modules anew: a task that was registered late takes nothing
+    before that. It is told whether the consumer starts; where it runs, what is raised is the answer to who told it.
+    """
+    build = consumer.update_strategies
+
+    def update_strategies() -> None:
+        look(consumer.task_consumer is None)
+        build()
+
+    consumer.update_strategies = update_strategies
 
 
 def is_stopping(consumer: Any) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
 from sluicegate.schemas.beats import RunningTask
 from sluicegate.schemas.holds.hold import Then
+from sluicegate.workers.celery_inside.batches import Batch, note_runs_of_batches, stand_before_batches
 from sluicegate.workers.celery_inside.loops import do_nothing
 from sluicegate.workers.celery_inside.requests import tell_queue
 from sluicegate.workers.celery_inside.starts import has_entered, note_in_tracers, tell_starts
@@ -66,6 +67,24 @@ class PoolWithin:
                 start(request)
 
         self._worker._process_task = self._worker.process_task = process_task
+        self.take_in_tasks()
+
+    def take_in_tasks(self) -> None:
+        """Of those that hand several messages over at once."""
+        app = self._worker.app
+        stand_before_batches(app, self._let_through, lambda request: self._hold(request))
+        note_runs_of_batches(app, _note_begin, do_nothing)
+
+    def _let_through(self, start: Callable[[list[Any]], None], requests: Sequence[Any]) -> list[Any]:
+        """A hand-over is not a start, and may take as long as the task: not under the gate's lock."""
+        assert self._gate is not None
+        free: list[Any] = []
+        held: list[Any] = []
+        for request in requests:
+            (held if self._gate.holds_back(request) else free).append(request)
+        if free:
+            start(free)
+        return held
 
     def watch(self) -> None:
         """Stand before `on_apply`, and have tasks note when they begin."""
@@ -75,9 +94,13 @@ class PoolWithin:
         self._worker.pool.on_apply = self._on_apply
 
     def _on_apply(
-        self, target: Any, args: Any = None, kwargs: Any = None, *, accept_callback: Any, **options: Any
+        self, target: Any, args: Any = None, kwargs: Any = None, *, accept_callback: Any = None, **options: Any
     ) -> Any:
-        job = _Job(accept_callback.__self__)
+        request = getattr(accept_callback, "__self__", None)
+        if not hasattr(request, "task"):
+            # Not of a task: something of the user's own, which no hold is about.
+            return self._apply(target, args, kwargs, accept_callback=accept_callback, **options)
+        job = _Job(request)
         self._jobs.add(job)
 
         def accept(*said: Any) -> None:
@@ -126,8 +149,10 @@ class PoolWithin:
         """A job that has started has started."""
 
     def forgotten(self) -> tuple[RunningTask, ...]:
-        """Nothing runs here that Celery does not know of."""
-        return ()
+        """Batches: Celery knows nothing else that runs here."""
+        return tuple(
+            job.request.told() for job in list(self._jobs) if isinstance(job.request, Batch) and job.thread is not None
+        )
 
     def end(self, request: Any, then: Then, *, is_hard: bool) -> bool:
         """A thread cannot be ended."""

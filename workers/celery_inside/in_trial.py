@@ -16,12 +16,13 @@ from sluicegate.workers.celery_inside.consumer import CeleryConsumer
 from sluicegate.workers.celery_inside.in_process import SoloPool, ThreadsPool
 from sluicegate.workers.celery_inside.loops import DrainLoop
 from sluicegate.workers.celery_inside.memory_hand_back import MemoryWayBack
+from sluicegate.workers.celery_inside.self_check import refuse_strategies
 from sluicegate.workers.celery_inside.starts import tracers_as_they_were
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.ports import Sides
 
 _POOLS = {"celery.concurrency.solo": SoloPool, "celery.concurrency.thread": ThreadsPool}
-_OF_TASK = ("run", "Request", "__trace__")
+_OF_TASK = ("run", "Request", "__trace__", "Strategy", "flush", "_pool")
 
 
 class TrialLoop(DrainLoop):
@@ -39,6 +40,7 @@ def trial_sides_of(worker: Any, cell: Cell) -> Sides:
 
     Beside what can be held anywhere, kombu's queues in memory; of the pools those that share the test's memory.
     """
+    refuse_strategies(worker.app)
     pool = _POOLS.get(getattr(worker.pool_cls, "__module__", ""))
     if pool is None:
         raise InvalidSetting("worker_pool", "the gate of sluicegate.testing holds workers with -P solo or -P threads")

@@ -13,6 +13,7 @@ import billiard
 
 from sluicegate.schemas.beats import RunningTask
 from sluicegate.schemas.holds.hold import Then
+from sluicegate.workers.celery_inside.batches import Batch, stand_before_batches
 from sluicegate.workers.celery_inside.loops import do_nothing
 from sluicegate.workers.celery_inside.requests import tell_queue
 from sluicegate.workers.cell import Cell, mark_of
@@ -62,12 +63,18 @@ class PreforkPool:
                 self._pass_on_slots()
 
         worker._process_task = process_task
+        self._let_through, self._hold = gate.let_through, hold
+        self.take_in_tasks()
         # Pool.create bound the original where no semaphore guards the pool; with one, it looks it up at each call.
         self._uses_slots = worker.process_task == getattr(worker, "_process_task_sem", None)
         if self._uses_slots:
             worker._quick_release = self._leave_slot
         else:
             worker.process_task = process_task
+
+    def take_in_tasks(self) -> None:
+        """Of those that hand several messages over at once; what a pool child needs, it does when it is forked."""
+        stand_before_batches(self._worker.app, self._let_through, self._hold)
 
     def _leave_slot(self) -> None:
         """What Celery calls within a start that turns out to be revoked, or to have expired."""
@@ -131,7 +138,9 @@ class PreforkPool:
             if is_wanted(request):
                 outbound.remove(job)
                 job.discard()
-                self._free_slot()
+                # A batch took none.
+                if not isinstance(request, Batch):
+                    self._free_slot()
                 yield request
 
     @property
@@ -191,8 +200,12 @@ class PreforkPool:
         return not (orphan.was_seen or slot.begun != orphan.begun or slot.mark == mark_of(orphan.task.id))
 
     def forgotten(self) -> tuple[RunningTask, ...]:
-        """The orphans that still run, or will."""
-        return tuple(orphan.task for orphan in list(self._orphans) if self._has_work(orphan))
+        """The orphans that still run, or will; and batches."""
+        orphans = [orphan.task for orphan in list(self._orphans) if self._has_work(orphan)]
+        cache = getattr(getattr(self._worker.pool, "_pool", None), "_cache", {})
+        jobs = [job for job in list(cache.values()) if self._is_task(job) and job._accepted]
+        requests = [job._accept_callback.__self__ for job in jobs]
+        return (*orphans, *(request.told() for request in requests if isinstance(request, Batch)))
 
     def end(self, request: Any, then: Then, *, is_hard: bool) -> bool:
         """By a signal to its child, as a revoke does; of one that is to be handed back nobody is told."""

@@ -9,6 +9,16 @@ What is relied on, by the module that does (in brackets)     where it stands
 [prefork, in_process]
 - `WorkController._process_task`, looked up at call time      celery/worker/worker.py
 - `WorkController.process_task`, bound when the pool is made  celery/worker/components.py (Pool.create)
+[batches]
+- celery-batches, where an app has it: `Batches.Strategy` takes the pool as `_pool`; `_do_flush` takes what is due from
+  `_buffer` and `_pending` and calls `flush`, which calls `_pool.apply_async(apply_batches_task, (task, (told,), …))`;
+  `_count` says how far the next batch is from full         celery_batches/__init__.py (0.11)
+- `apply_batches_task` calls the task, which calls `run`     celery_batches/trace.py, celery/app/task.py (Task.__call__)
+- `Task.start_strategy` calls what `Strategy` names with the task, the app and the consumer   celery/app/task.py
+[self_check]
+- the same, and what is Celery's own: `strategy.default`, `trace.build_tracer`, `Request.on_accepted`, `.acknowledge`,
+  `.reject`, `bootsteps.ConsumerStep`   celery/worker/strategy.py, celery/app/trace.py, celery/worker/request.py
+- `app.steps["consumer"]`: the steps that were added, and no other   celery/app/base.py
 [prefork]
 - `LaxBoundedSemaphore._waiting`, `.value`; `release` calls the next waiter     kombu/asynchronous/semaphore.py
 - `WorkController._quick_release`, called by `_process_task` alone, of what was revoked   celery/worker/worker.py
@@ -60,6 +70,8 @@ What is relied on, by the module that does (in brackets)     where it stands
 - `task_consumer.consume`, made in `Tasks.start` but first called by the event loop   celery/worker/loops.py
 - `WorkController.blueprint.state` is no longer RUN before the consumer's steps are stopped for good, and the broker
   connection stays until the pool has stopped              celery/bootsteps.py (Blueprint.stop), celery/worker/worker.py
+- `Consumer.update_strategies`, called in `Tasks.start` while `task_consumer` is None, and by `WorkController.reload`,
+  builds what takes each task's messages: a task without takes none   celery/worker/consumer/consumer.py, tasks.py
 [loops]
 - `synloop` calls `connection.drain_events(timeout=2.0)` on the consumer's connection   celery/worker/loops.py
 - `hub.add_reader`, `hub.call_later`, and that a reset forgets readers   kombu/asynchronous/hub.py

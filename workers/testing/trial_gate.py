@@ -112,9 +112,10 @@ class TrialGate:
         if self._member is not None and not self._member.has_left:
             raise Refused("a worker stands at this gate already: one at a time")
         self._let_go()
+        # First: a member stands before some tasks as soon as it is made.
+        self._on_worker.enter_context(tasks_as_they_were(worker.app))
         member = TrialMember(worker, self._cursors, labels=self._labels, on_applied=self._tell)
         self._on_worker.callback(lambda: member.end(self._snapshot(Holds(version=self._holds.version + 1))))
-        self._on_worker.enter_context(tasks_as_they_were(worker.app))
         self._on_worker.enter_context(station_for_a_while(member.station, member.cell.flags))
         member.prepare_tasks()
         member.gate.put_in_force(self._snapshot(self._holds))

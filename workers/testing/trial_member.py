@@ -14,6 +14,7 @@ from sluicegate.schemas.scopes import Subject
 from sluicegate.schemas.snapshots import Snapshot
 from sluicegate.workers.celery_inside.in_trial import is_told_to_stop, trial_sides_of
 from sluicegate.workers.celery_inside.requests import current_task, queue_told, subject_of
+from sluicegate.workers.celery_inside.self_check import refuse_strategies
 from sluicegate.workers.celery_inside.yields import prepare_tasks
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.cursors import Cursors
@@ -74,6 +75,11 @@ class TrialMember:
     def prepare_tasks(self) -> None:
         """Have runs end at their checkpoints as their tasks declare it; raises InvalidSetting."""
         prepare_tasks(self._app, self.station, self.hands.hand_back.take_yielded)
+
+    def look_at_tasks(self) -> None:
+        """As of a real worker: before Celery builds their strategies."""
+        refuse_strategies(self._app)
+        self._pool.take_in_tasks()
 
     def start(self) -> None:
         """The pool has started."""

@@ -162,6 +162,8 @@ def warnings(workers: Iterable[WorkerBody]) -> Iterator[str]:
             )
         if worker.not_enforced:
             yield f"warning: {worker.nodename} does not enforce: {', '.join(worker.not_enforced)}"
+        if worker.beside and worker.state != WorkerState.GONE:
+            yield f"warning: {worker.nodename} handles messages beside the gate: {', '.join(worker.beside)}"
         if worker.refused:
             refused = ", ".join(f"{code} {count}" for code, count in sorted(worker.refused.items()))
             yield f"warning: {worker.nodename} refused states it must not obey: {refused}"
