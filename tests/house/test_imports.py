@@ -50,3 +50,15 @@ def test_the_rule_that_the_core_of_a_worker_knows_no_celery_is_about_all_of_it()
     assert {"sluicegate.workers.celery_inside", "celery", "kombu", "amqp", "billiard", "gevent"} <= set(
         rule["forbidden_modules"]
     )
+
+
+def test_install_imports_nothing_that_a_library_may_still_replace() -> None:
+    """Who imported by name what a library replaces afterwards has the old one, and the library does nothing."""
+    script = (
+        "import sys; from celery import Celery; app = Celery('a'); before = set(sys.modules);"
+        "import sluicegate; sluicegate.install(app, {});"
+        "new = set(sys.modules) - before;"
+        "print(*(name for name in new if name.startswith(('celery.app', 'celery.concurrency', 'celery.worker'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == []

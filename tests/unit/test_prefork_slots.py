@@ -44,7 +44,7 @@ class Bench:
         self.running: list[Request] = []
         self.held: list[Any] = []
         self.gate: Gate[Any] = Gate(Cell(), Subject(), wake=lambda: None, on_applied=lambda: None)
-        self.worker: Any = SimpleNamespace(semaphore=LaxBoundedSemaphore(1), pool=None)
+        self.worker: Any = SimpleNamespace(semaphore=LaxBoundedSemaphore(1), pool=None, app=SimpleNamespace(tasks={}))
         self.worker._quick_acquire = self.worker.semaphore.acquire
         self.worker._quick_release = self.worker.semaphore.release
         celery: Any = WorkController
