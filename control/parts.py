@@ -11,6 +11,7 @@ from sluicegate.control.fleet.view import Fleet
 from sluicegate.control.links.state_redis import Bus
 from sluicegate.control.pausing.change import Orders
 from sluicegate.control.pausing.read import Reading
+from sluicegate.control.pausing.recovery import Recovery
 from sluicegate.control.store.database import Database
 from sluicegate.schemas.errors import SluicegateError
 
@@ -50,3 +51,4 @@ class Parts:
     fleet: Fleet
     audit: Feed
     readiness: Readiness
+    recovery: Recovery

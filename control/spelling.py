@@ -10,7 +10,9 @@ from sluicegate.control.holds.drain_rows import Told
 from sluicegate.control.holds.namespaces import Truth
 from sluicegate.control.pausing.change import Done
 from sluicegate.control.pausing.read import HoldStory, Previewed, State
+from sluicegate.control.pausing.recovery import Raised
 from sluicegate.schemas.api.audit import AuditAnswer, AuditQuery, AuditTail, EventBody, LatestEvent
+from sluicegate.schemas.api.epoch import EpochAnswer
 from sluicegate.schemas.api.holds import AtPauseBody, DrainBody, FollowedBody, HoldAnswer, HoldBody, ReceiptBody
 from sluicegate.schemas.api.pausing import ChangeAnswer, MetricsBody, PauseAnswer, PreviewAnswer, SystemBody
 from sluicegate.schemas.errors import InvalidInput
@@ -43,6 +45,18 @@ def change_of(done: Done) -> ChangeAnswer:
             "published": done.published,
             "remaining": list(effect.remaining),
             "warnings": list(done.warnings),
+        }
+    )
+
+
+def epoch_of(raised: Raised) -> EpochAnswer:
+    """The epoch that was raised, and what is ordered in it."""
+    return EpochAnswer.model_validate(
+        {
+            "outcome": raised.outcome,
+            "above": str(raised.above),
+            "published": raised.published,
+            "system": system_of(raised.truth),
         }
     )
 

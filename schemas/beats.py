@@ -15,10 +15,14 @@ from enum import StrEnum
 from typing import Any, Self
 
 from sluicegate.schemas.errors import InvalidInput
-from sluicegate.schemas.snapshots import Edition
+from sluicegate.schemas.snapshots import NOTHING, Edition
 from sluicegate.schemas.times import from_wire, from_wire_or_none, to_wire, to_wire_or_none
 
 BEAT_PROTOCOL = 1
+
+MAX_SHOWN_CHARS = 1 << 16
+"""A signed state that is longer is not shown: a heartbeat must stay small."""
+MAX_FINGERPRINT_CHARS = 64
 
 ENFORCED_AT_FIRST = ("global", "host", "worker")
 """The kinds of scope that a worker enforces which does not say which."""
@@ -172,6 +176,10 @@ class Beat:
     ended. `ended`: of each that did not end well, also a few seconds before something was held: what ran, runs no more
     and stands in none of the three has finished. None: this worker does not tell (it is older, or there were too many).
     `beside`: the consumer steps of its app that handle messages and do not ask the gate.
+
+    `fingerprint` is that of the holds of `applied` (None: not said). `fence`: nothing older is taken there; it is above
+    `applied` in a life that has applied nothing yet. `shown`: the signed envelope that is in force there, while what is
+    published is refused as older, or as another state at its edition; whoever reads it checks it as any other.
     """
 
     nodename: str
@@ -197,8 +205,17 @@ class Beat:
     forced: tuple[ForcedTask, ...] = ()
     ended: tuple[EndedRun, ...] | None = None
     beside: tuple[str, ...] = ()
+    fingerprint: str | None = None
+    fence: Edition = NOTHING
+    shown: str | None = None
+
+    @property
+    def stands_at(self) -> Edition:
+        """The newest edition that this worker knows: it takes nothing below."""
+        return max(self.applied, self.fence)
 
     def to_wire(self) -> dict[str, Any]:
+        """All but what is shown, which is looked at once and kept nowhere."""
         return {
             "v": BEAT_PROTOCOL,
             "nodename": self.nodename,
@@ -225,11 +242,15 @@ class Beat:
             "forced": [one.to_wire() for one in self.forced],
             "ended": None if self.ended is None else [one.to_wire() for one in self.ended],
             "beside": list(self.beside),
+            "fingerprint": self.fingerprint,
+            "fenceEpoch": self.fence.epoch,
+            "fenceVersion": self.fence.version,
         }
 
     def encode(self) -> bytes:
         """The bytes under the worker's beat key."""
-        return json.dumps(self.to_wire(), separators=(",", ":")).encode()
+        shown = {} if self.shown is None else {"shown": self.shown}
+        return json.dumps(self.to_wire() | shown, separators=(",", ":")).encode()
 
     @classmethod
     def decode(cls, raw: bytes) -> Self:
@@ -262,6 +283,10 @@ class Beat:
                 forced=tuple(ForcedTask.from_wire(one) for one in data.get("forced", [])),
                 ended=_ended(data.get("ended")),
                 beside=tuple(str(name) for name in data.get("beside", [])),
+                # Workers before 0.2 say none of these.
+                fingerprint=_text_or_none(data.get("fingerprint"), MAX_FINGERPRINT_CHARS),
+                fence=Edition(int(data.get("fenceEpoch", 0)), int(data.get("fenceVersion", 0))),
+                shown=_text_or_none(data.get("shown"), MAX_SHOWN_CHARS),
             )
         except InvalidInput:
             raise
@@ -271,3 +296,8 @@ class Beat:
 
 def _ended(told: Any) -> tuple[EndedRun, ...] | None:
     return None if told is None else tuple(EndedRun.from_wire(one) for one in told)
+
+
+def _text_or_none(said: object, most: int) -> str | None:
+    """`said`, where it is a text of at most `most` characters."""
+    return said if isinstance(said, str) and len(said) <= most else None

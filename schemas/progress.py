@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from sluicegate.schemas.beats import Beat, RunningTask, WorkerState
-from sluicegate.schemas.holds.hold import Hold
+from sluicegate.schemas.holds.hold import Holds
 from sluicegate.schemas.scopes import GLOBAL, Scope, ScopeKind, Subject
 from sluicegate.schemas.snapshots import Edition
 
@@ -77,13 +77,18 @@ def is_silent(sighting: Sighting, *, lease: timedelta, now: datetime) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerView:
-    """One worker as an operator sees it, at one moment."""
+    """One worker as an operator sees it, at one moment.
+
+    `is_ahead`: it stands by a state that this database knows nothing of, above what is ordered or beside it. So it
+    takes no order: the database was restored or lost, or somebody forges its heartbeat. It is never quiet.
+    """
 
     sighting: Sighting
     state: WorkerState
     desired: Edition
     lease_expires_at: datetime
     not_enforced: tuple[Scope, ...] = ()
+    is_ahead: bool = False
     namesakes: int = 0
     """How many other workers beat under this one's nodename at the same time (`schemas.lives`)."""
 
@@ -94,8 +99,8 @@ class WorkerView:
 
     @property
     def has_applied(self) -> bool:
-        """Has it put the desired edition, or a newer one, into force?"""
-        return self.beat.applied >= self.desired
+        """Has it put exactly what is ordered into force? What is ahead of that has not: it obeys something else."""
+        return self.beat.applied == self.desired and not self.is_ahead
 
     @property
     def clock_ahead_s(self) -> float:
@@ -121,9 +126,9 @@ class WorkerView:
 class Metrics:
     """The figures of R-C4. `queued` is None where the broker's depth could not be read.
 
-    `waiting`: of those running, how many wait at a checkpoint. `is_quiesced`: as drained, but for those. `set_aside`:
-    what waits beside each queue while its task is held; None where that is not known, as on RabbitMQ, where it is in
-    the workers' hands.
+    `waiting`: of those running, how many wait at a checkpoint. `is_quiesced`: as drained, but for those. `ahead`: how
+    many workers stand by a state that this database knows nothing of, which is an alarm. `set_aside`: what waits beside
+    each queue while its task is held; None where that is not known, as on RabbitMQ, where it is in the workers' hands.
     """
 
     queued: int | None
@@ -133,11 +138,23 @@ class Metrics:
     source: str
     waiting: int = 0
     is_quiesced: bool = False
+    ahead: int = 0
     set_aside: Mapping[str, int] | None = None
 
 
 UNAVAILABLE = Metrics(queued=None, running=0, stale_running=0, is_drained=False, source="unavailable")
 """What is said when metrics cannot be had: never drained."""
+
+
+def is_ahead(beat: Beat, desired: Edition, fingerprint: str | None = None, newest: Edition | None = None) -> bool:
+    """Does a worker that says `beat` stand by a state that the database of `desired` knows nothing of?
+
+    `fingerprint`: that of the holds at `desired`, where they are known. `newest`: what the database says after the
+    beat was heard, where that is newer: a worker may be faster than a look.
+    """
+    if beat.stands_at > max(desired, newest or desired):
+        return True
+    return beat.applied == desired and None not in (fingerprint, beat.fingerprint) and beat.fingerprint != fingerprint
 
 
 def view(
@@ -146,12 +163,13 @@ def view(
     desired: Edition,
     lease: timedelta,
     now: datetime,
-    holds: Iterable[Hold] = (),
+    holds: Holds | None = None,
+    newest: Edition | None = None,
     namesakes: int = 0,
 ) -> WorkerView:
     """What a worker is at `now`: silence past its lease is `unknown`, never quiet (L4).
 
-    `holds` are those in force: which of them it does not enforce is said of it.
+    `holds` are those in force at `desired`: which of them it does not enforce is said of it. `newest`: as `is_ahead`.
     """
     expires_at = sighting.seen_at + lease
     if sighting.beat.is_goodbye:
@@ -160,8 +178,16 @@ def view(
         state = WorkerState.UNKNOWN
     else:
         state = sighting.beat.state
-    seen = WorkerView(sighting=sighting, state=state, desired=desired, lease_expires_at=expires_at, namesakes=namesakes)
-    ignored = {hold.scope for hold in holds if seen.is_in(hold.scope) and not seen.enforces(hold.scope)}
+    seen = WorkerView(
+        sighting=sighting,
+        state=state,
+        desired=desired,
+        lease_expires_at=expires_at,
+        namesakes=namesakes,
+        is_ahead=is_ahead(sighting.beat, desired, None if holds is None else holds.fingerprint, newest),
+    )
+    active = () if holds is None else holds.active
+    ignored = {hold.scope for hold in active if seen.is_in(hold.scope) and not seen.enforces(hold.scope)}
     return replace(seen, not_enforced=tuple(sorted(ignored)))
 
 
@@ -185,7 +211,7 @@ def measure(
 
     `running` counts all running tasks, `stale_running` those of them on workers whose lease ran out. Drained
     is: no worker unknown, each has applied the desired edition, nothing running (R-C4). A worker that said
-    goodbye counts as quiet.
+    goodbye counts as quiet. One that is ahead of what is ordered has not applied it.
     """
     present = present_in(workers, scope)
     running = sum(len(worker.tasks_in(scope)) for worker in present)
@@ -205,6 +231,7 @@ def measure(
         waiting=waiting,
         is_drained=is_quiet and running == 0 and stale == 0,
         is_quiesced=is_quiet and running == waiting and stale == 0,
+        ahead=sum(worker.is_ahead for worker in present),
         source=source if queued is not None else "unavailable",
         set_aside=set_aside,
     )

@@ -21,7 +21,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from sluicegate.schemas.adapters.redis_client import asks_sentinels, let_go
-from sluicegate.schemas.errors import SnapshotRefused
+from sluicegate.schemas.beats import MAX_SHOWN_CHARS
+from sluicegate.schemas.errors import SnapshotRefused, StaleSnapshot
 from sluicegate.schemas.names import hint_channel, snapshot_key
 from sluicegate.schemas.snapshots import Edition, Snapshot, Verify, unseal
 from sluicegate.workers.following import Following, lose_touch, see
@@ -85,6 +86,7 @@ class Follower:
         self._asked_at = clock()
         self._is_away = False
         self._last_refusal = ""
+        self._envelope: bytes | None = None
         self._thread = threading.Thread(target=self._run, name="sluicegate-follower", daemon=True)
 
     def start(self) -> None:
@@ -176,7 +178,14 @@ class Follower:
         self._last_refusal = ""
         taken = self.following.in_force
         if taken is not None and taken is not before:
+            self._envelope = envelope
             self._on_state(taken)
+
+    @property
+    def shown(self) -> str | None:
+        """The signed envelope in force, while what is published is behind it: proof that the database was restored."""
+        envelope = self._envelope if self._last_refusal == StaleSnapshot.code else None
+        return envelope.decode() if envelope is not None and len(envelope) <= MAX_SHOWN_CHARS else None
 
     def _judge_staleness(self, now: float) -> None:
         pace = self._pace

@@ -5,6 +5,8 @@ The rules (S2, S3, S4, S9):
 - a worker that starts takes nothing until it saw the publication advance between two of its own reads: a state that
   merely lies there may have been put back by someone
 - a newer edition is taken at once; the same edition only renews freshness
+- the same edition with other holds is of another history of the database: it is refused, and the control plane, which
+  is shown what is in force here, goes above both
 """
 
 from __future__ import annotations
@@ -44,10 +46,15 @@ def lose_touch(following: Following) -> Following:
 
 
 def see(following: Following, snapshot: Snapshot, *, now: float, needs_fresh_boot: bool = True) -> Following:
-    """What is known after reading `snapshot`, whose signature holds. Raises StaleSnapshot behind the fence."""
+    """What is known after reading `snapshot`, whose signature holds.
+
+    Raises StaleSnapshot behind the fence, and for another state at the edition that is in force.
+    """
     edition, before = snapshot.edition, following.in_force
     if edition < following.fence:
         raise StaleSnapshot(f"edition {edition} is older than {following.fence}, which was applied")
+    if before is not None and edition == before.edition and snapshot.holds != before.holds:
+        raise StaleSnapshot(f"edition {edition} was applied with other holds")
     has_advanced = following.last_publication is not None and snapshot.publication > following.last_publication
     may_boot = has_advanced or not needs_fresh_boot
     if may_boot if before is None else edition > before.edition:

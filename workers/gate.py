@@ -35,7 +35,8 @@ class Standing:
     """What is in force at the gate. `local_reason`: why the worker holds itself, None where it does not.
 
     `mode` is what holds the whole worker, by the holds `here`; `scoped` are the holds that only some of its tasks fall
-    under; `ends_tasks` those of either kind whose deadline's step ends what still runs under them.
+    under; `ends_tasks` those of either kind whose deadline's step ends what still runs under them. `fingerprint` is
+    that of all holds of the state, None before the first.
     """
 
     edition: Edition
@@ -44,6 +45,7 @@ class Standing:
     here: tuple[Hold, ...] = ()
     scoped: tuple[Hold, ...] = ()
     ends_tasks: tuple[Hold, ...] = ()
+    fingerprint: str | None = None
 
     @property
     def is_open(self) -> bool:
@@ -178,6 +180,7 @@ class Gate(Generic[R]):
             here=tuple(here),
             scoped=scoped,
             ends_tasks=tuple(hold for hold in (*here, *scoped) if hold.ends_tasks),
+            fingerprint=snapshot.holds.fingerprint,
         )
 
     def _note_turns(self, snapshot: Snapshot) -> dict[Hold, float]:

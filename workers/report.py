@@ -68,6 +68,9 @@ class Report:
             forced=self._hands.forced_ends.told(),
             ended=self._hands.run_ends.told(),
             beside=self._books.beside(),
+            fingerprint=None if applied.standing is None else applied.standing.fingerprint,
+            fence=self._follower.following.fence,
+            shown=self._follower.shown,
         )
 
     def running(self) -> tuple[RunningTask, ...]:

@@ -116,7 +116,8 @@ def conclude(verdict: Verdict) -> Iterator[str]:
         case _:
             yield f"not drained after {at}: {_figures(verdict)}"
             for worker in verdict.unacknowledged:
-                state = f"{worker.nodename} ({worker.state}, applied {worker.applied_version})"
+                ahead = ", ahead of what is ordered: docs/recovery.md" if worker.ahead else ""
+                state = f"{worker.nodename} ({worker.state}, applied {worker.applied_version}{ahead})"
                 yield f"  yet to acknowledge: {state}"
             for line in verdict.clashes:
                 yield f"  {line}"

@@ -6,6 +6,7 @@
     GET  /api/holds/{hold_id}                 Client.hold
     GET  /api/workers                         Client.workers
     POST /api/workers/{nodename}/forget       Client.forget
+    POST /api/system/epoch                    Client.raise_epoch
     GET  /api/audit                           Client.audit
 
 Every method raises an error of `schemas.errors`; no other escapes.
@@ -27,6 +28,7 @@ from sluicegate.control.client.rejections import to_error
 from sluicegate.control.client.reply import Reply
 from sluicegate.schemas.api.audit import AuditAnswer
 from sluicegate.schemas.api.base import Wire
+from sluicegate.schemas.api.epoch import EpochAnswer, EpochRequest
 from sluicegate.schemas.api.holds import HoldAnswer
 from sluicegate.schemas.api.pausing import ChangeAnswer, PauseAnswer, PauseRequest, PreviewAnswer
 from sluicegate.schemas.api.workers import ForgetAnswer, ForgetRequest, WorkersAnswer
@@ -116,6 +118,12 @@ class Client:
         path = f"/api/workers/{quote(nodename, safe='@')}/forget"
         # Not tried twice: the second try would find it forgotten, and report the success as a failure.
         return self._typed(self._send("POST", path, json=ForgetRequest(reason=reason).to_json()), ForgetAnswer)
+
+    def raise_epoch(self, *, reason: str, above: str | None = None) -> Reply[EpochAnswer]:
+        """Go above what workers stand at, or above the edition `above`; Refused where no worker is ahead."""
+        # Not tried twice: after the first one nobody is ahead any more, and the second would be refused.
+        asked = EpochRequest(reason=reason, above=above).to_json()
+        return self._typed(self._send("POST", "/api/system/epoch", json=asked), EpochAnswer)
 
     def audit(self, filters: Mapping[str, str | int] | None = None) -> Reply[AuditAnswer]:
         """The audit events that match `filters` (the route's query parameters), newest first."""

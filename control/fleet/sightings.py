@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, or_, select, update
+from sqlalchemy import ARRAY, Connection, Text, and_, any_, delete, func, literal, not_, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from sluicegate.control.store.tables import WORKERS
@@ -145,11 +145,19 @@ def forget_others(connection: Connection, namespace: str, nodename: str, silent:
     connection.execute(update(WORKERS).where(*mine).values(beat=beat))
 
 
-def purge(connection: Connection, before: datetime) -> None:
-    """Removes the rows of workers that said goodbye or were forgotten, and were not seen since `before`."""
+def purge(connection: Connection, namespace: str, before: datetime, *, still_told: Collection[str]) -> None:
+    """Removes the rows of workers that said goodbye or were forgotten, and were not seen since `before`.
+
+    Of those that were forgotten, the ones that Redis tells of no more (`still_told`: those that it does): the row says
+    that they are given up, and without it their old heartbeat would be that of a worker that fell silent.
+    """
     said_goodbye = WORKERS.c.beat["goodbye"].as_boolean()
     is_done = and_(or_(said_goodbye, WORKERS.c.forgotten_at.is_not(None)), WORKERS.c.beat[_OTHERS].is_(None))
-    connection.execute(delete(WORKERS).where(and_(is_done, WORKERS.c.last_seen_at < before)))
+    is_old = and_(WORKERS.c.namespace == namespace, WORKERS.c.last_seen_at < before)
+    # What has a NUL in it cannot stand in a row; Postgres would refuse the question.
+    names = literal(sorted(name for name in still_told if "\0" not in name), ARRAY(Text))
+    is_kept = and_(WORKERS.c.forgotten_at.is_not(None), WORKERS.c.nodename == any_(names))
+    connection.execute(delete(WORKERS).where(is_old, is_done, not_(is_kept)))
 
 
 def _beside(newest: Life, others: Sequence[Life]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -36,7 +36,7 @@ from sluicegate.schemas.progress import (
 )
 from sluicegate.schemas.runtimes import ended
 from sluicegate.schemas.scopes import GLOBAL, Scope, ScopeKind
-from sluicegate.schemas.snapshots import NOTHING
+from sluicegate.schemas.snapshots import NOTHING, Edition
 from sluicegate.schemas.times import to_wire
 
 GONE_LISTED_FOR = timedelta(hours=1)
@@ -190,21 +190,26 @@ class Fleet:
         """What is set aside of the same queues; None where that is not known. By the same look as the depths."""
         return self._broker.set_aside(_queues_of(seen, scope))
 
-    def fold(self) -> None:
-        """Writes what Redis has into the database, and learns from it how long tasks take. Raises Unavailable.
+    def fold(self) -> list[Beat]:
+        """Writes what Redis has into the database, and learns from it how long tasks take; what it heard.
 
-        Only a leader does: two would count each run twice.
+        Only a leader does: two would count each run twice. Raises Unavailable.
         """
         now, entries = self._hear()
         with self._database.transaction() as connection:
             busy = sightings.busy(connection, self._namespace)
             self._fold(connection, entries, now)
             runtimes.learn(connection, self._namespace, _runs_s(busy, entries), now)
+        others = (one.sighting for entry in entries for one in lives.decode(entry.lives, entry.nodename, now))
+        return [seen.beat for seen in (*filter(None, map(decoded, entries)), *others)]
 
     def purge(self) -> None:
         """Lets go of the rows of workers that left long ago. Raises Unavailable."""
+        _, entries = self._hear()
+        told = {entry.nodename for entry in entries}
         with self._database.transaction() as connection:
-            sightings.purge(connection, namespaces.clock(connection) - KEPT_FOR)
+            before = namespaces.clock(connection) - KEPT_FOR
+            sightings.purge(connection, self._namespace, before, still_told=told)
 
     def forget(self, nodename: str, *, reason: object, actor: str) -> Sighting:
         """Stops counting a worker that fell silent, until it beats again; an audited act (R-C3).
@@ -248,13 +253,15 @@ class Fleet:
         raise Refused(f"{nodename} is alive ({seen[0].state}): only a worker that fell silent can be forgotten")
 
     def _views(self, known: Mapping[str, Sequence[Life]], truth: Truth, now: datetime) -> list[WorkerView]:
+        newest = self._newest(truth, [one.sighting for told in known.values() for one in told])
         views = (
             view(
                 one.sighting,
                 desired=truth.edition,
                 lease=self._lease,
                 now=now,
-                holds=truth.holds.active,
+                holds=truth.holds,
+                newest=newest,
                 namesakes=namesakes,
             )
             for name in sorted(known)
@@ -265,6 +272,14 @@ class Fleet:
             for worker in views
             if worker.state is not WorkerState.GONE or now - worker.sighting.seen_at < GONE_LISTED_FOR
         ]
+
+    def _newest(self, truth: Truth, known: Iterable[Sighting]) -> Edition:
+        """What is ordered by now: a worker that seems ahead of `truth` may have taken an order that came after it."""
+        if all(sighting.beat.stands_at <= truth.edition for sighting in known):
+            return truth.edition
+        with self._database.transaction() as connection:
+            now = namespaces.read(connection, self._namespace)
+        return truth.edition if now is None else now.edition
 
     def _listen(self) -> tuple[datetime, list[Heard]] | None:
         try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -15,9 +15,9 @@ from sluicegate.control.holds import drain_rows, hold_rows
 from sluicegate.control.store.tables import HOLDS, NAMESPACES, PUBLICATIONS
 from sluicegate.schemas.errors import Unavailable
 from sluicegate.schemas.holds.drains import Ending
-from sluicegate.schemas.holds.hold import Holds
+from sluicegate.schemas.holds.hold import Cause, Hold, Holds, Then
 from sluicegate.schemas.holds.transitions import Change
-from sluicegate.schemas.snapshots import MAX_EPOCH, Edition
+from sluicegate.schemas.snapshots import MAX_EPOCH, Edition, Snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,17 +127,21 @@ def store(connection: Connection, truth: Truth, change: Change, event: events.Ev
     )
 
 
-def bump_epoch(connection: Connection, truth: Truth, met: Edition, publication: int) -> Truth:
+def bump_epoch(connection: Connection, truth: Truth, met: Snapshot) -> Truth:
     """Goes above `met`, which our own key signed and this database knows nothing of: it was restored.
 
-    The publications go above the `publication` that was met with it. Raises Unavailable where no epoch is left.
+    What `met` holds and this database never heard of is held from now on here too: whoever ordered it has not taken it
+    back, and a restore must open nothing. The publications go above the one that was met. `truth` must come from
+    `lock`. Raises Unavailable where no epoch is left.
     """
-    if met.epoch >= MAX_EPOCH:
-        raise Unavailable(f"a validly signed state has epoch {met.epoch}, and no epoch is left above it")
-    edition = Edition(met.epoch + 1, truth.holds.version + 1)
+    edition = _above(met.edition, truth)
     now = clock(connection)
-    _advance(connection, truth, edition, now)
-    raise_publications(connection, publication)
+    raise_publications(connection, met.publication)
+    kept = _unheard_of(connection, truth, met.holds)
+    for hold in kept:
+        hold_rows.store(connection, truth.namespace, hold, now)
+        if hold.ramp is None:
+            drain_rows.begin(connection, truth.namespace, hold.id, edition.version, now)
     bumped = events.Event(
         action="epoch_bumped",
         outcome=events.APPLIED,
@@ -145,16 +149,59 @@ def bump_epoch(connection: Connection, truth: Truth, met: Edition, publication: 
         at=now,
         edition=edition,
         version=edition.version,
-        reason=f"a validly signed state {met} is above this database's {truth.edition}: it was restored",
-        details={"metEpoch": met.epoch, "metVersion": met.version, "previousEpoch": truth.epoch},
+        reason=f"a validly signed state {met.edition} is above this database's {truth.edition}: it was restored",
+        details={
+            "metEpoch": met.epoch,
+            "metVersion": met.holds.version,
+            "previousEpoch": truth.epoch,
+            "keptHolds": [{"id": str(hold.id), "scope": str(hold.scope), "cause": str(hold.cause)} for hold in kept],
+        },
     )
-    events.record(connection, truth.namespace, bumped)
+    return _raised(connection, truth, edition, bumped, {*truth.holds.active, *kept})
+
+
+def raise_epoch(connection: Connection, truth: Truth, above: Edition, event: events.Event) -> Truth:
+    """Goes above `above` because somebody said so; `event` gets the edition. `truth` must come from `lock`.
+
+    Raises Unavailable where no epoch is left.
+    """
+    edition = _above(above, truth)
+    said = replace(event, edition=edition, version=edition.version)
+    return _raised(connection, truth, edition, said, truth.holds.active)
+
+
+def _above(met: Edition, truth: Truth) -> Edition:
+    if met.epoch >= MAX_EPOCH:
+        raise Unavailable(f"a state has epoch {met.epoch}, and no epoch is left above it")
+    return Edition(met.epoch + 1, truth.holds.version + 1)
+
+
+def _unheard_of(connection: Connection, truth: Truth, met: Holds) -> list[Hold]:
+    """What `met` holds that this database has no row of. Where another hold stands at its place, that one holds."""
+    return [
+        hold
+        for hold in map(_understood, met.sorted())
+        if truth.holds.find(hold.key) is None and hold_rows.find(connection, truth.namespace, hold.id) is None
+    ]
+
+
+def _understood(hold: Hold) -> Hold:
+    """`hold` in words of this version: a newer one may have made it. What has another cause, an operator can resume."""
+    cause = hold.cause if hold.cause in list(Cause) else Cause.MANUAL
+    return replace(hold, cause=cause, then=hold.then if hold.then in list(Then) else None)
+
+
+def _raised(
+    connection: Connection, truth: Truth, edition: Edition, event: events.Event, active: Iterable[Hold]
+) -> Truth:
+    _advance(connection, truth, edition, event.at)
+    events.record(connection, truth.namespace, event)
     return Truth(
         namespace=truth.namespace,
         epoch=edition.epoch,
-        holds=Holds(version=edition.version, active=truth.holds.active),
-        updated_at=now,
-        now=now,
+        holds=Holds(version=edition.version, active=frozenset(active)),
+        updated_at=event.at,
+        now=event.at,
     )
 
 

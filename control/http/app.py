@@ -6,7 +6,7 @@ from fastapi import FastAPI
 
 from sluicegate.control.http import problems
 from sluicegate.control.http.problems import errors
-from sluicegate.control.http.routes import audit, health, pausing, workers
+from sluicegate.control.http.routes import audit, epoch, health, pausing, workers
 from sluicegate.control.parts import Parts
 from sluicegate.schemas.version import VERSION
 
@@ -18,10 +18,10 @@ def build(parts: Parts) -> FastAPI:
         summary="A pause control plane for Celery fleets.",
         version=VERSION,
         redoc_url=None,
-        openapi_tags=[{"name": name} for name in ("pause", "workers", "audit", "health")],
+        openapi_tags=[{"name": name} for name in ("pause", "workers", "epoch", "audit", "health")],
     )
     app.state.parts = parts
-    for guarded in (pausing.router, workers.router, audit.router):
+    for guarded in (pausing.router, workers.router, epoch.router, audit.router):
         app.include_router(guarded, prefix="/api", responses=errors(401, 403, 422, 429, 503))
     app.include_router(health.router)
     problems.install(app)

@@ -20,6 +20,12 @@ def warnings(scope: Scope, workers: Iterable[WorkerView], then: str | None = Non
         return [f"no worker is in {scope} now; one that comes will obey"]
     deaf = [worker.beat.nodename for worker in inside if not worker.enforces(scope)]
     told = clashes((worker.beat.nodename, worker.namesakes) for worker in inside)
+    told += [
+        f"{worker.beat.nodename} stands at {worker.beat.stands_at}, ahead of {worker.desired}: it takes no order until "
+        "the epoch is raised above it (docs/recovery.md)"
+        for worker in inside
+        if worker.is_ahead
+    ]
     told += [f"{nodename} does not enforce {scope.kind} holds: it goes on" for nodename in deaf]
     told += [
         f"{worker.beat.nodename} handles messages beside the gate: {', '.join(worker.beat.beside)} goes on"

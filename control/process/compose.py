@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from time import monotonic
 from typing import Any
@@ -21,6 +21,7 @@ from sluicegate.control.pausing.change import Orders
 from sluicegate.control.pausing.clock import Clock
 from sluicegate.control.pausing.drains import Draining
 from sluicegate.control.pausing.read import Reading
+from sluicegate.control.pausing.recovery import Recovery
 from sluicegate.control.process.leader import Leader
 from sluicegate.control.process.loops import Loop
 from sluicegate.control.publishing import signing_key
@@ -82,6 +83,7 @@ class Once:
     clock: Clock
     draining: Draining
     fleet: Fleet
+    recovery: Recovery
     database: Database
 
 
@@ -114,10 +116,13 @@ def compose(environ: Mapping[str, str]) -> Composition:
     )
     # The same parts once more for what the leader alone does: what these write counts only within its term.
     fenced = leader.fenced
+    parts = _parts(namespace, database, bus, publisher, fleet, draining)
+    learning = Fleet(database=fenced, bus=bus, broker=depths, namespace=namespace, lease=lease)
     once = Once(
         clock=Clock(database=fenced, publisher=publisher, namespace=namespace),
         draining=Draining(database=fenced, fleet=fleet, namespace=namespace),
-        fleet=Fleet(database=fenced, bus=bus, broker=depths, namespace=namespace, lease=lease),
+        fleet=learning,
+        recovery=replace(parts.recovery, fleet=learning),
         database=fenced,
     )
     return Composition(
@@ -132,7 +137,7 @@ def compose(environ: Mapping[str, str]) -> Composition:
         clock=Clock(database=database, publisher=publisher, namespace=namespace),
         draining=draining,
         leader=leader,
-        parts=_parts(namespace, database, bus, publisher, fleet, draining),
+        parts=parts,
         loops=_loops(publisher, leader, once, interval_s),
     )
 
@@ -208,6 +213,7 @@ def _parts(
         fleet=fleet,
         audit=Feed(database, namespace),
         readiness=Readiness(database, bus),
+        recovery=Recovery(database=database, fleet=fleet, reading=reading, publisher=publisher, namespace=namespace),
     )
 
 
@@ -220,7 +226,7 @@ def _loops(publisher: Publisher, leader: Leader, once: Once, interval_s: float) 
         Loop("expire", led(once.clock.expire_due), interval_s=EXPIRE_EVERY_S),
         Loop("escalate", led(once.clock.escalate_due), interval_s=EXPIRE_EVERY_S),
         Loop("drain", led(once.draining.follow), interval_s=DRAIN_EVERY_S),
-        Loop("fold", led(once.fleet.fold), interval_s=FOLD_EVERY_S),
+        Loop("fold", led(once.recovery.follow), interval_s=FOLD_EVERY_S),
         Loop("clean", led(_Cleaning(once.database, once.fleet)), interval_s=CLEAN_LOOK_EVERY_S),
     )
 

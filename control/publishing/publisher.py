@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 
 from sluicegate.control.holds import namespaces
@@ -28,13 +29,16 @@ ATTEMPTS = 8
 """Among replicas that publish at once; each attempt that fails is another's success."""
 INLINE_WAIT_S = 1.0
 ALARM_EVERY_S = 10.0
+MOST_SHOWN = 32
+"""States shown by workers that are checked in one turn."""
 
 
 class Publisher:
     """Keeps one namespace's state in Redis. Thread-safe; one publication at a time in a process.
 
     `alarms` counts, by kind, what should not have been found there: `malformed_snapshot`, `bad_signature`,
-    `rolled_back` (older than what this process published), `missing`, `restored` (the database was).
+    `rolled_back` (older than what this process published), `missing`, `restored` (the database was), `ahead` (a worker
+    stands by a state that the database knows nothing of).
     """
 
     def __init__(
@@ -145,29 +149,59 @@ class Publisher:
             raise Unavailable(f"the namespace {self._namespace!r} went away")
         return truth
 
+    def _read_only(self) -> Truth | None:
+        with self._database.transaction() as connection:
+            return namespaces.read(connection, self._namespace)
+
     def _judge(self, slot: Slot) -> Snapshot | None:
         """The state that is there if our key made it; None, and an alarm, for anything else."""
         if slot.kind == "none":
             if self._published > NOTHING:
-                self._alarm("missing", "the state was gone from Redis")
+                self.alarm("missing", "the state was gone from Redis")
             return None
         try:
             met = unseal(slot.content, self._trusted, self._namespace)
         except SnapshotRefused as error:
-            self._alarm(error.code, f"a state in Redis was not ours: {error}")
+            self.alarm(error.code, f"a state in Redis was not ours: {error}")
             return None
         if (met.edition, met.publication) < (self._published, self._published_number):
-            self._alarm("rolled_back", f"an old state {met.edition} (publication {met.publication}) was put back")
+            self.alarm("rolled_back", f"an old state {met.edition} (publication {met.publication}) was put back")
         return met
 
+    def meet_shown(self, envelopes: Iterable[str]) -> bool:
+        """Meet the newest state that workers show, where the database knows nothing of it; did that raise the epoch?
+
+        What is shown comes from whoever can write a heartbeat. So it is believed by its signature alone: the key's
+        holder made it, at an edition that only a database with our holds can have reached. A few of many are looked at,
+        by chance: a flood of forgeries costs little, and does not keep a true one from its turn. Raises Unavailable.
+        """
+        different = sorted(set(envelopes))
+        met = []
+        for envelope in random.sample(different, min(len(different), MOST_SHOWN)):
+            try:
+                met.append(unseal(envelope.encode(), self._trusted, self._namespace))
+            except SnapshotRefused as error:
+                self.alarm("forged", f"a heartbeat shows a state that is not ours: {error}")
+        # Read after what is shown was heard: nothing that was ordered can be above it.
+        truth = self._read_only() if met else None
+        restored = [one for one in met if truth is not None and is_restored(one, truth)]
+        if not restored:
+            return False
+        self.meet(max(restored, key=lambda one: (one.edition, one.publication)))
+        self.republish()
+        return True
+
     def meet(self, met: Snapshot) -> None:
-        """Bump the epoch, where the database was restored. Raises Unavailable, also where no epoch is left."""
+        """Bump the epoch, where the database was restored, and keep what was held.
+
+        Raises Unavailable, also where no epoch is left.
+        """
         with self._database.transaction() as connection:
             truth = namespaces.lock(connection, self._namespace)
             # Another replica may have bumped it since: the second one finds nothing to do.
             if is_restored(met, truth):
-                truth = namespaces.bump_epoch(connection, truth, met.edition, met.publication)
-                self._alarm("restored", f"met {met.edition} in Redis: the database was restored; now {truth.edition}")
+                truth = namespaces.bump_epoch(connection, truth, met)
+                self.alarm("restored", f"met {met.edition}: the database was restored; now {truth.edition}")
 
     def _note(self, edition: Edition, publication: int) -> None:
         is_change = edition > self._published
@@ -175,7 +209,8 @@ class Publisher:
         if is_change:
             self._on_change(edition)
 
-    def _alarm(self, kind: str, message: str) -> None:
+    def alarm(self, kind: str, message: str) -> None:
+        """Counts what should not have been found, and says so, each kind at most every ALARM_EVERY_S."""
         self.alarms[kind] += 1
         now = monotonic()
         if now - self._alarmed_at.get(kind, -ALARM_EVERY_S) >= ALARM_EVERY_S:

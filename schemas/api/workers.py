@@ -30,7 +30,10 @@ class RunningBody(Answer):
 
 
 class WorkerBody(Answer):
-    """One element of `GET /api/workers`. A control plane before 0.2 leaves out what has a default."""
+    """One element of `GET /api/workers`. A control plane before 0.2 leaves out some of what has a default.
+
+    `ahead`: it stands by a state that the database knows nothing of, at the edition `stands_at`; it takes no order.
+    """
 
     nodename: str
     incarnation: str
@@ -50,6 +53,8 @@ class WorkerBody(Answer):
     labels: dict[str, str] = Field(default_factory=dict)
     not_enforced: list[str] = Field(default_factory=list)
     beside: list[str] = Field(default_factory=list)
+    ahead: bool = False
+    stands_at: str | None = None
     clock_ahead_s: float = 0.0
     namesakes: int = 0
     last_seen_at: Instant
@@ -78,6 +83,8 @@ class WorkerBody(Answer):
             labels=dict(beat.labels),
             not_enforced=[str(scope) for scope in worker.not_enforced],
             beside=list(beat.beside),
+            ahead=worker.is_ahead,
+            stands_at=str(beat.stands_at) if worker.is_ahead else None,
             clock_ahead_s=worker.clock_ahead_s,
             namesakes=worker.namesakes,
             last_seen_at=worker.sighting.seen_at,
@@ -92,8 +99,8 @@ class WorkerBody(Answer):
         return self.model_copy(update={"running": [task for task in self.running if is_of(task, scope)]})
 
     def has_applied(self, epoch: int, version: int) -> bool:
-        """Has it put this edition, or a newer one, into force?"""
-        return (self.applied_epoch, self.applied_version) >= (epoch, version)
+        """Has it put exactly this edition into force?"""
+        return (self.applied_epoch, self.applied_version) == (epoch, version) and not self.ahead
 
 
 class WorkersAnswer(Answer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -237,6 +238,16 @@ class Holds:
     def staying(self) -> Holds:
         """Those that are not being reopened."""
         return replace(self, active=frozenset(hold for hold in self.active if hold.ramp is None))
+
+    @property
+    def fingerprint(self) -> str:
+        """Which holds these are, in 16 hex digits: the same for a worker and a control plane of any two versions.
+
+        Only of what every version reads alike: the ids, and which are being reopened. Two histories of one database
+        may have made different holds at one edition; their ids differ.
+        """
+        told = sorted(f"{hold.id}{'' if hold.ramp is None else ' reopening'}" for hold in self.active)
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
     def sorted(self) -> list[Hold]:
         """Oldest first; the order in which they are listed everywhere."""

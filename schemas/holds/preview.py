@@ -55,10 +55,13 @@ class Preview:
     def eta_s(self) -> float | None:
         """The seconds until the scope should have drained.
 
-        None where a running task has no estimate, and where a worker is silent or does not enforce such a scope: that
-        one would never drain.
+        None where a running task has no estimate, and where a worker is silent, takes no order or does not enforce such
+        a scope: that one would never drain.
         """
-        if not all(one.is_enforcing and one.worker.state is not WorkerState.UNKNOWN for one in self.workers):
+        if any(
+            not one.is_enforcing or one.worker.state is WorkerState.UNKNOWN or one.worker.is_ahead
+            for one in self.workers
+        ):
             return None
         return longest_left_s(task.left_s for task in self.running) if self.running else 0.0
 

@@ -9,7 +9,7 @@ from sluicegate.control.embedded import EmbeddedValkey
 from sluicegate.control.process.plane import ControlPlane
 from sluicegate.schemas import names
 from sluicegate.schemas.beats import RunningTask, WorkerState
-from sluicegate.schemas.errors import NotFound
+from sluicegate.schemas.errors import NotFound, Unavailable
 from sluicegate.schemas.snapshots import Edition
 from tests.integration.world import PAUSE, World, eventually
 
@@ -160,3 +160,40 @@ def test_rows_of_workers_that_left_are_let_go_after_a_week(world: World) -> None
     plane.fleet.fold()
     plane.fleet.purge()
     assert [row[0] for row in world.sql("select nodename from workers")] == ["celery@silent"]
+
+
+@pytest.mark.parametrize("words", ["a heartbeat", "what nobody can read"])
+def test_who_was_forgotten_stays_so_for_as_long_as_redis_tells_of_it(world: World, words: str) -> None:
+    """L4 is about those that may be running. This one was given up on record; a week later it blocked every drain."""
+    plane = world.replica()
+    world.beat("celery@dead", age_s=8 * 86_400)
+    if words != "a heartbeat":
+        world.leave("celery@dead", b"{", age_s=8 * 86_400)
+    plane.fleet.forget("celery@dead", reason="the host is gone", actor="alice")
+    world.change(plane, **PAUSE)
+    world.beat("celery@a", state=WorkerState.PAUSED, applied=Edition(1, 2))
+    for _ in range(2):
+        plane.fleet.fold()
+        plane.fleet.purge()
+        assert states(plane) == {"celery@a": "paused"}
+        assert world.read(plane)["metrics"]["isDrained"] is True
+    world.redis.flushdb()
+    plane.fleet.purge()
+    assert [row[0] for row in world.sql("select nodename from workers")] == ["celery@a"]
+    # It comes back as any worker does.
+    world.beat("celery@dead")
+    assert states(plane)["celery@dead"] == "running"
+
+
+def test_rows_of_the_forgotten_stay_while_redis_cannot_be_asked(world: World, valkey: EmbeddedValkey) -> None:
+    """Whether it still tells of them is not known."""
+    plane = world.replica()
+    world.beat("celery@dead", age_s=8 * 86_400)
+    plane.fleet.forget("celery@dead", reason="the host is gone", actor="alice")
+    valkey.stop()
+    try:
+        with pytest.raises(Unavailable):
+            plane.fleet.purge()
+    finally:
+        valkey.start()
+    assert len(world.sql("select 1 from workers")) == 1

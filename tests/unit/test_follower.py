@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from uuid import uuid4
 
 import pytest
 
 from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
-from sluicegate.schemas.holds.hold import Holds
-from sluicegate.schemas.snapshots import NOTHING, Edition, Snapshot, seal
+from sluicegate.schemas.holds.hold import Hold, Holds
+from sluicegate.schemas.modes import Mode
+from sluicegate.schemas.scopes import GLOBAL
+from sluicegate.schemas.snapshots import NOTHING, Edition, Snapshot, seal, unseal
 from sluicegate.workers.follower import Follower, Pace
 from tests.unit.strategies import NOW
 from tests.unit.test_snapshots import KEY, OTHER
@@ -96,3 +100,27 @@ def test_only_a_hint_of_the_very_edition_in_force_is_no_reason_to_read_at_once(f
     for publication in (1, 2):
         follower.observe(seal(snapshot(2, publication), KEY), now=float(publication))
     assert follower.knows(hint) is knows
+
+
+def test_what_is_in_force_is_shown_while_something_older_is_published_and_no_longer(follower, taken):
+    """It is the proof by which a restored control plane goes above it."""
+    for publication in (1, 2):
+        follower.observe(seal(snapshot(5, publication), KEY), now=float(publication))
+    assert follower.shown is None
+    follower.observe(seal(snapshot(1, 3), KEY), now=3.0)
+    shown = str(follower.shown)
+    assert unseal(shown.encode(), TrustedKeys({KEY.kid: KEY.public}), "default").edition == Edition(1, 5)
+    follower.observe(seal(snapshot(6, 4), KEY), now=4.0)
+    assert (follower.shown, taken[-1]) == (None, Edition(1, 6))
+
+
+def test_another_state_at_the_edition_in_force_is_refused_and_what_is_in_force_is_shown(follower, taken):
+    """Two histories of one database came to the same version: the worker keeps to its own, and says so."""
+    for publication in (1, 2):
+        follower.observe(seal(snapshot(5, publication), KEY), now=float(publication))
+    held = Hold(id=uuid4(), scope=GLOBAL, mode=Mode.DRAIN, reason="other", actor="alice", created_at=NOW)
+    other = replace(snapshot(5, 3), holds=Holds(version=5, active=frozenset({held})))
+    follower.observe(seal(other, KEY), now=3.0)
+    assert follower.refused == {"stale_snapshot": 1}
+    assert follower.shown is not None
+    assert taken == [Edition(1, 5)]

@@ -19,6 +19,7 @@ from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import Scope, Subject
 from sluicegate.schemas.snapshots import Snapshot
 from sluicegate.workers.cell import Cell
+from sluicegate.workers.following import Following
 from sluicegate.workers.gate import Gate, Standing
 from sluicegate.workers.hand_back import HandBack
 from sluicegate.workers.hands import Hands
@@ -239,7 +240,7 @@ class Worker:
         self.hands = Hands(self.gate, sides)
         self.hands.attach("a consumer")
         self.version = 0
-        follower: Any = SimpleNamespace(is_stale=False, refused={})
+        follower: Any = SimpleNamespace(is_stale=False, refused={}, following=Following(), shown=None)
         identity = Identity(nodename="w1@h", incarnation="1", host="h")
         self.report = Report(identity, gate=self.gate, follower=follower, hands=self.hands, sides=sides)
 

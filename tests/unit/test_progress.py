@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,10 @@ from hypothesis import strategies as st
 from sluicegate.schemas.api.pausing import MetricsBody
 from sluicegate.schemas.beats import Beat, RunningTask, WorkerState, YieldedTask
 from sluicegate.schemas.errors import InvalidInput
+from sluicegate.schemas.holds.hold import Hold, Holds
+from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.progress import Sighting, measure, view
+from sluicegate.schemas.scopes import GLOBAL
 from sluicegate.schemas.snapshots import NOTHING, Edition
 from tests.unit.strategies import NOW, moments, names, texts
 
@@ -41,6 +45,9 @@ beats = st.builds(
     reserved=st.integers(0, 9),
     refused=st.dictionaries(names, st.integers(0, 9), max_size=2),
     yielded=st.lists(st.builds(YieldedTask, task=tasks, at=moments), max_size=2).map(tuple),
+    fingerprint=st.none() | names,
+    fence=editions,
+    shown=st.none() | texts,
 )
 
 
@@ -58,6 +65,10 @@ def beat(**other) -> Beat:
         "applied_at": NOW,
     }
     return Beat(**(known | other))
+
+
+def hold() -> Hold:
+    return Hold(id=uuid4(), scope=GLOBAL, mode=Mode.DRAIN, reason="deploy", actor="alice", created_at=NOW)
 
 
 def seen(*beats_: Beat, ago: timedelta = timedelta()):
@@ -85,6 +96,7 @@ def test_all_paused_and_nothing_running_is_drained():
         "waiting": 0,
         "isDrained": True,
         "isQuiesced": True,
+        "ahead": 0,
         "metricsSource": "broker",
         "setAside": None,
         "setAsideByQueue": None,
@@ -107,8 +119,35 @@ def test_each_doubt_alone_keeps_it_from_drained(workers, running, stale):
     assert (metrics.running, metrics.stale_running, metrics.is_drained) == (running, stale, False)
 
 
-def test_a_newer_epoch_counts_as_applied():
-    assert measure(seen(beat(applied=Edition(2, 1))), queued=0, source="broker").is_drained
+@pytest.mark.parametrize("applied", [Edition(1, 8), Edition(2, 1)])
+def test_l4_who_is_ahead_of_what_is_ordered_has_not_acknowledged_it(applied):
+    """The stores were lost and the workers live on: what they obey is not what is ordered now."""
+    metrics = measure(seen(beat(applied=applied), beat(nodename="w2@h")), queued=0, source="broker")
+    assert (metrics.is_drained, metrics.is_quiesced, metrics.ahead) == (False, False, 1)
+
+
+def test_l4_the_same_edition_with_other_holds_is_another_history():
+    """Both databases have made a version 7; the ids of what they hold tell them apart."""
+    holds = Holds(version=7, active=frozenset({hold()}))
+
+    def seen_at(fingerprint: str | None) -> bool:
+        sighting = Sighting(beat=beat(fingerprint=fingerprint), seen_at=NOW)
+        return view(sighting, desired=DESIRED, lease=LEASE, now=NOW, holds=holds).has_applied
+
+    other = Holds(version=7, active=frozenset({hold()}))
+    assert [seen_at(said) for said in (holds.fingerprint, other.fingerprint, None)] == [True, False, True]
+
+
+def test_who_is_faster_than_a_look_is_not_ahead_and_has_yet_to_acknowledge_it():
+    """The truth was read before the worker took an order that came after it."""
+    sighting = Sighting(beat=beat(applied=Edition(1, 8)), seen_at=NOW)
+    worker = view(sighting, desired=DESIRED, lease=LEASE, now=NOW, newest=Edition(1, 8))
+    assert (worker.is_ahead, worker.has_applied) == (False, False)
+
+
+def test_a_life_that_has_applied_nothing_is_ahead_by_what_it_remembers():
+    (worker,) = seen(beat(applied=NOTHING, fence=Edition(1, 23)))
+    assert (worker.is_ahead, worker.beat.stands_at) == (True, Edition(1, 23))
 
 
 def test_a_goodbye_is_quiet_however_long_ago():

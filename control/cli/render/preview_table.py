@@ -49,7 +49,7 @@ def _estimate(seen: PreviewAnswer) -> str:
         return f"in about {spell(seen.eta_seconds)}" if seen.running else "at once"
     if seen.without_estimate:
         return f"no estimate: nothing seen so far tells how long these take: {', '.join(seen.without_estimate)}"
-    return "no estimate: a worker is silent, or does not enforce such a hold"
+    return "no estimate: a worker is silent, takes no order, or does not enforce such a hold"
 
 
 def _span(seconds: float | None) -> str:

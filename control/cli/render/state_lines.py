@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from sluicegate.control.cli.spans import spell
+from sluicegate.schemas.api.epoch import EpochAnswer
 from sluicegate.schemas.api.holds import HoldBody
 from sluicegate.schemas.api.pausing import ChangeAnswer, MetricsBody, SystemBody
 from sluicegate.schemas.api.workers import WorkerBody
@@ -16,6 +17,7 @@ from sluicegate.schemas.progress import UNAVAILABLE
 from sluicegate.schemas.scopes import GLOBAL, Scope
 
 WORKER_HEAD = ("WORKER", "STATE", "APPLIED", "DESIRED", "RUNNING", "RESERVED", "POOL", "LAST SEEN")
+NOT_PUBLISHED = "stored, but not yet published: workers will see it as soon as the control plane reaches Redis"
 CLOCK_OFF_BY_S = 30.0
 """More than a heartbeat is ever under way."""
 HOLD_HEAD = ("SCOPE", "CAUSE", "MODE", "BY", "SINCE", "EXPIRES", "REASON")
@@ -96,7 +98,17 @@ def outcome(answer: ChangeAnswer, scope: Scope) -> Iterator[str]:
     for warning in answer.warnings:
         yield f"warning: {warning}"
     if not answer.published:
-        yield "stored, but not yet published: workers will see it as soon as the control plane reaches Redis"
+        yield NOT_PUBLISHED
+
+
+def raised(answer: EpochAnswer) -> Iterator[str]:
+    """What raising the epoch did, and what workers take now."""
+    edition = f"{answer.system.epoch}.{answer.system.version}"
+    was = " (unchanged: it was above it before)" if answer.outcome == "noop" else ""
+    yield f"edition {edition}, above {answer.above}{was}"
+    yield headline(answer.system)
+    if not answer.published:
+        yield NOT_PUBLISHED
 
 
 def hold_rows(holds: Iterable[HoldBody]) -> list[Sequence[object]]:
@@ -120,7 +132,7 @@ def worker_rows(workers: Iterable[WorkerBody]) -> list[Sequence[object]]:
     return [
         (
             worker.nodename,
-            worker.state + (" (stale)" if worker.stale else ""),
+            worker.state + (" (ahead)" if worker.ahead else " (stale)" if worker.stale else ""),
             worker.applied_version or "-",
             worker.desired_version,
             len(worker.running),
@@ -152,7 +164,13 @@ def warnings(workers: Iterable[WorkerBody]) -> Iterator[str]:
                 f"warning: {worker.nodename} has been silent since {stamp(worker.last_seen_at)}: it may be running "
                 f"anything (`sluicegate workers forget {worker.nodename}` once it is known to be dead)"
             )
-        elif worker.stale and worker.state != WorkerState.GONE:
+        if worker.ahead:
+            yield (
+                f"ALARM: {worker.nodename} stands at {worker.stands_at}, and {worker.desired_epoch}."
+                f"{worker.desired_version} is ordered: it takes no order. The database was restored or lost, or "
+                f"somebody forges heartbeats (docs/recovery.md; `sluicegate epoch raise`)"
+            )
+        elif worker.stale and worker.state not in (WorkerState.UNKNOWN, WorkerState.GONE):
             yield f"warning: {worker.nodename} sees no fresh state: it goes by version {worker.applied_version}"
         if abs(worker.clock_ahead_s) > CLOCK_OFF_BY_S and worker.state not in (WorkerState.UNKNOWN, WorkerState.GONE):
             way = "ahead" if worker.clock_ahead_s > 0 else "behind"
