@@ -26,3 +26,5 @@ class Exit(IntEnum):
     """The control plane, or what it stands on, cannot be reached."""
     AUDIT_BROKEN = 9
     """`audit verify`: the audit is not what was recorded; the line names the first event that is not."""
+    NOBODY = 10
+    """`--wait` found nobody who could acknowledge, or somebody consuming who is not heard; the pause stands."""

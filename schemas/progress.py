@@ -127,8 +127,10 @@ class Metrics:
     """The figures of R-C4. `queued` is None where the broker's depth could not be read.
 
     `waiting`: of those running, how many wait at a checkpoint. `is_quiesced`: as drained, but for those. `ahead`: how
-    many workers stand by a state that this database knows nothing of, which is an alarm. `set_aside`: what waits beside
-    each queue while its task is held; None where that is not known, as on RabbitMQ, where it is in the workers' hands.
+    many workers stand by a state that this database knows nothing of, which is an alarm. `workers`: how many are there.
+    `strangers`: who consumes here and sends no heartbeat; none of the other figures knows of them. `set_aside`: what
+    waits beside each queue while its task is held; None where that is not known, as on RabbitMQ, where it is in the
+    workers' hands.
     """
 
     queued: int | None
@@ -140,6 +142,8 @@ class Metrics:
     is_quiesced: bool = False
     ahead: int = 0
     set_aside: Mapping[str, int] | None = None
+    workers: int = 0
+    strangers: tuple[str, ...] = ()
 
 
 UNAVAILABLE = Metrics(queued=None, running=0, stale_running=0, is_drained=False, source="unavailable")
@@ -232,6 +236,7 @@ def measure(
         is_drained=is_quiet and running == 0 and stale == 0,
         is_quiesced=is_quiet and running == waiting and stale == 0,
         ahead=sum(worker.is_ahead for worker in present),
+        workers=len(present),
         source=source if queued is not None else "unavailable",
         set_aside=set_aside,
     )

@@ -24,6 +24,8 @@ _NAMED = 3
 _EXITS = {
     Outcome.DRAINED: Exit.OK,
     Outcome.QUIESCED: Exit.OK,
+    Outcome.NOBODY: Exit.NOBODY,
+    Outcome.UNHEARD: Exit.NOBODY,
     Outcome.LOST: Exit.WORKER_LOST,
     Outcome.LIFTED: Exit.NOT_DRAINED,
     Outcome.TIMED_OUT: Exit.NOT_DRAINED,
@@ -38,6 +40,7 @@ def wait(
     *,
     scope: Scope = GLOBAL,
     is_quiesce: bool = False,
+    allows_empty: bool = False,
     durations_s: Mapping[str, float] | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -47,7 +50,13 @@ def wait(
     `durations_s`: what tasks are known to take at most, by name, to estimate from until this wait has seen more.
     Raises Unavailable after PATIENCE_S without answers.
     """
-    watch = Watch(target=target, timeout_s=timeout_s, is_quiesce=is_quiesce, durations_s=durations_s or {})
+    watch = Watch(
+        target=target,
+        timeout_s=timeout_s,
+        is_quiesce=is_quiesce,
+        allows_empty=allows_empty,
+        durations_s=durations_s or {},
+    )
     start = answered = clock()
     while True:
         try:
@@ -106,6 +115,13 @@ def conclude(verdict: Verdict) -> Iterator[str]:
             yield f"drained after {at}: nothing runs, {agreed}"
         case Outcome.QUIESCED:
             yield f"quiesced after {at}: nothing runs but what waits at a checkpoint ({verdict.look.metrics.running})"
+        case Outcome.NOBODY:
+            yield "not drained: no worker is there that could have acknowledged it (--allow-empty, if that is right)"
+            yield "the pause stands"
+        case Outcome.UNHEARD:
+            named = _names(list(verdict.look.metrics.strangers))
+            yield f"not drained: {named} may start what it likes: it consumes, and no heartbeat comes from there"
+            yield "the pause stands"
         case Outcome.LIFTED:
             yield f"not drained: the pause was lifted meanwhile (version {verdict.look.edition.version})"
         case Outcome.LOST:
@@ -132,6 +148,7 @@ def to_json(verdict: Verdict) -> dict[str, Any]:
         "outcome": str(verdict.outcome),
         "seconds": round(verdict.look.at_s, 3),
         "metrics": verdict.look.metrics.model_dump(mode="json", by_alias=True),
+        "strangers": list(verdict.look.metrics.strangers),
         "unacknowledged": [worker.nodename for worker in verdict.unacknowledged],
         "running": [
             {

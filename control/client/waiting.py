@@ -2,6 +2,8 @@
 
     WAITING ── every worker acknowledged, nothing runs ──▶ DRAINED
        ├────── of a quiesce: what still runs waits at a checkpoint ──▶ QUIESCED
+       ├────── as either, but nobody was there to acknowledge it ──▶ NOBODY
+       ├────── as either, but somebody consumes who is not heard ──▶ UNHEARD
        ├────── a worker fell silent, was replaced or left with tasks running ──▶ LOST
        ├────── the fleet is no longer held ──▶ LIFTED
        └────── `timeout_s` is over ──▶ TIMED_OUT
@@ -36,6 +38,8 @@ class Outcome(StrEnum):
     WAITING = "waiting"
     DRAINED = "drained"
     QUIESCED = "quiesced"
+    NOBODY = "nobody"
+    UNHEARD = "unheard"
     LOST = "lost"
     LIFTED = "lifted"
     TIMED_OUT = "timeout"
@@ -103,12 +107,15 @@ class Watch:
     """What a wait remembers between looks.
 
     `silent_since`: when a worker with work on it first looked silent, in `Look.at_s`. `durations_s`: the
-    longest that a task of a name was seen to take.
+    longest that a task of a name was seen to take. `has_met`: was anybody in the scope at any look? `allows_empty`: it
+    need not be so, nor need everybody who consumes be heard.
     """
 
     target: Edition
     timeout_s: float | None
     is_quiesce: bool = False
+    allows_empty: bool = False
+    has_met: bool = False
     seen: Mapping[_Life, WorkerBody] = field(default_factory=dict)
     silent_since: Mapping[_Life, float] = field(default_factory=dict)
     durations_s: Mapping[str, float] = field(default_factory=dict)
@@ -116,6 +123,8 @@ class Watch:
 
 def judge(watch: Watch, look: Look) -> tuple[Watch, Verdict]:
     """What `look` says after all that `watch` saw, and what to remember for the next one."""
+    # One that said goodbye is listed for a while: it was there, and left in order.
+    watch = replace(watch, has_met=watch.has_met or bool(look.workers))
     durations = _learn(watch, look)
     silent_since = _silences(watch, look)
     losses = tuple(_losses(watch, look, silent_since))
@@ -143,10 +152,19 @@ def _outcome(watch: Watch, look: Look, losses: Sequence[Loss]) -> Outcome:
         if not look.is_paused:
             return Outcome.LIFTED
         if look.metrics.is_drained:
-            return Outcome.DRAINED
+            return _quiet(watch, look, Outcome.DRAINED)
         if watch.is_quiesce and look.is_quiesce and look.metrics.is_quiesced:
-            return Outcome.QUIESCED
+            return _quiet(watch, look, Outcome.QUIESCED)
     return Outcome.TIMED_OUT if _is_over(watch, look) else Outcome.WAITING
+
+
+def _quiet(watch: Watch, look: Look, outcome: Outcome) -> Outcome:
+    """`outcome`, where somebody said so, and everybody who consumes is heard."""
+    if watch.allows_empty:
+        return outcome
+    if look.metrics.strangers:
+        return Outcome.UNHEARD
+    return outcome if watch.has_met else Outcome.NOBODY
 
 
 def _is_over(watch: Watch, look: Look) -> bool:

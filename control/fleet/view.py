@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -34,6 +34,7 @@ from sluicegate.schemas.progress import (
     present_in,
     view,
 )
+from sluicegate.schemas.roll_call import Answers, strangers
 from sluicegate.schemas.runtimes import ended
 from sluicegate.schemas.scopes import GLOBAL, Scope, ScopeKind
 from sluicegate.schemas.snapshots import NOTHING, Edition
@@ -126,13 +127,15 @@ class Progress:
 class Seen:
     """Every worker at one moment. `is_heard` False: Redis was away, and these are their last known words.
 
-    `forgotten`: the incarnations that an operator gave up, and that have not been heard of since.
+    `forgotten`: the incarnations that an operator gave up, and that have not been heard of since. `answers`: the last
+    roll call.
     """
 
     workers: list[WorkerView]
     at: datetime
     is_heard: bool
     forgotten: frozenset[str] = frozenset()
+    answers: Answers = field(default_factory=dict)
 
     def present_in(self, scope: Scope) -> list[WorkerView]:
         """The workers that have not left, and where work of `scope` could run."""
@@ -141,18 +144,33 @@ class Seen:
     def measure(self, scope: Scope, *, queued: int | None, set_aside: Mapping[str, int] | None = None) -> Metrics:
         """The metrics of `scope`, with what was read of the broker elsewhere."""
         source = SOURCE if self.is_heard else UNAVAILABLE.source
-        return measure(self.workers, queued=queued, set_aside=set_aside, source=source, scope=scope)
+        metrics = measure(self.workers, queued=queued, set_aside=set_aside, source=source, scope=scope)
+        return replace(metrics, strangers=self.strangers(scope))
+
+    def strangers(self, scope: Scope) -> tuple[str, ...]:
+        """Who consumes what is in `scope`, and is heard by nobody here."""
+        return strangers(self.answers, self.workers, scope)
 
 
 class Fleet:
     """Reads heartbeats and keeps the database's memory of them. Thread-safe."""
 
-    def __init__(self, *, database: Database, bus: Bus, broker: Broker, namespace: str, lease: timedelta) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        bus: Bus,
+        broker: Broker,
+        namespace: str,
+        lease: timedelta,
+        answers: Callable[[], Answers] = dict,
+    ) -> None:
         self._database = database
         self._bus = bus
         self._broker = broker
         self._namespace = namespace
         self._lease = lease
+        self._answers = answers
         self._outage = Outage("heartbeats")
 
     def progress(self, truth: Truth, remembered: Mapping[str, Remembered], scope: Scope = GLOBAL) -> Progress:
@@ -172,8 +190,13 @@ class Fleet:
             return Seen(workers=workers, at=truth.now, is_heard=False, forgotten=_forgotten(last))
         now, entries = heard
         known = combined(entries, remembered, now)
-        workers = self._views(known, truth, now)
-        return Seen(workers=workers, at=now, is_heard=True, forgotten=_forgotten(known))
+        return Seen(
+            workers=self._views(known, truth, now),
+            at=now,
+            is_heard=True,
+            forgotten=_forgotten(known),
+            answers=self._answers(),
+        )
 
     def measure(self, seen: Seen, scope: Scope = GLOBAL) -> Metrics:
         """The metrics of `scope`; asks the broker, unless Redis is away."""

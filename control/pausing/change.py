@@ -125,7 +125,8 @@ class Orders:
             return UNAVAILABLE, ()
         if order.action != PAUSE:
             return progress.metrics, ()
-        return progress.metrics, tuple(warnings(order.scope, progress.workers, order.then))
+        unheard = progress.metrics.strangers
+        return progress.metrics, tuple(warnings(order.scope, progress.workers, order.then, strangers=unheard))
 
     def _carry_out(self, order: Order, ask: Ask, met: Snapshot | None) -> Effect:
         for number in range(1, MAX_TRIES + 1):

@@ -101,6 +101,7 @@ class Draining:
             ending=step.ending,
             begun_at=drain.begun_at,
             now=truth.now,
+            strangers=seen.strangers(hold.scope),
         )
         drain_rows.end(connection, hold.id, step.ending, truth.now, made)
         events.record(connection, self._namespace, _event(hold, truth, made, truth.now))

@@ -84,7 +84,7 @@ class Reading:
         return Previewed(
             preview=preview(seen.workers, scope, depths=depths, set_aside=aside, usual_s=usual_s, now=seen.at),
             held_by=tuple(truth.holds.causes_at(scope)),
-            warnings=tuple(warnings(scope, seen.workers)),
+            warnings=tuple(warnings(scope, seen.workers, strangers=seen.strangers(scope))),
         )
 
     def hold(self, hold_id: UUID) -> HoldStory:

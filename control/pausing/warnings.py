@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from sluicegate.schemas.holds.hold import CAN_END, ENDS
 from sluicegate.schemas.lives import clashes
 from sluicegate.schemas.progress import WorkerView, present_in
 from sluicegate.schemas.scopes import GLOBAL, Scope
 
+NAMED = 3
 
-def warnings(scope: Scope, workers: Iterable[WorkerView], then: str | None = None) -> list[str]:
+
+def warnings(
+    scope: Scope, workers: Iterable[WorkerView], then: str | None = None, *, strangers: Sequence[str] = ()
+) -> list[str]:
     """A line each: that the hold holds nothing now, where it does not; who shares a name or does not obey; what cannot
     be ended.
+
+    `strangers`: who consumes here, and is heard by nobody.
     """
     present = present_in(workers, GLOBAL)
     inside = present_in(present, scope)
-    if present and not inside:
-        return [f"no worker is in {scope} now; one that comes will obey"]
+    unheard = [_unheard(strangers)] if strangers else []
+    if not inside:
+        where = f"is in {scope} now" if present else "is known here (a wrong namespace, or none can send a heartbeat?)"
+        return [f"no worker {where}; one that comes will obey", *unheard]
     deaf = [worker.beat.nodename for worker in inside if not worker.enforces(scope)]
     told = clashes((worker.beat.nodename, worker.namesakes) for worker in inside)
     told += [
@@ -26,6 +34,7 @@ def warnings(scope: Scope, workers: Iterable[WorkerView], then: str | None = Non
         for worker in inside
         if worker.is_ahead
     ]
+    told += unheard
     told += [f"{nodename} does not enforce {scope.kind} holds: it goes on" for nodename in deaf]
     told += [
         f"{worker.beat.nodename} handles messages beside the gate: {', '.join(worker.beat.beside)} goes on"
@@ -36,3 +45,10 @@ def warnings(scope: Scope, workers: Iterable[WorkerView], then: str | None = Non
         unable = [worker.beat for worker in inside if then not in CAN_END.get(worker.beat.pool, ())]
         told += [f"{beat.nodename} ({beat.pool}) cannot {then} a running task: it is asked to stop" for beat in unable]
     return told
+
+
+def _unheard(strangers: Sequence[str]) -> str:
+    more = len(strangers) - NAMED
+    named = ", ".join(strangers[:NAMED]) + (f" and {more} more" if more > 0 else "")
+    are = "consumes" if len(strangers) == 1 else "consume"
+    return f"{named} {are} here, and no heartbeat comes from there: what is held may go on there"

@@ -14,6 +14,7 @@ from sluicegate.control.fleet.view import Fleet
 from sluicegate.control.holds import namespaces
 from sluicegate.control.links.broadcast import Broadcast
 from sluicegate.control.links.broker import Broker, kombu_url
+from sluicegate.control.links.roll_call import EVERY_S, RollCall
 from sluicegate.control.links.state_redis import Bus
 from sluicegate.control.parts import Parts, Readiness
 from sluicegate.control.pausing import idempotency
@@ -105,7 +106,10 @@ def compose(environ: Mapping[str, str]) -> Composition:
         database=database, bus=bus, namespace=namespace, key=key, trusted=trusted, on_change=broadcast.ask
     )
     depths = Broker(broker.url, broker.master_name, broker.key_prefix, broker.tls)
-    fleet = Fleet(database=database, bus=bus, broker=depths, namespace=namespace, lease=lease)
+    roll_call = RollCall(broker.url, broker.master_name, broker.key_prefix, broker.tls)
+    fleet = Fleet(
+        database=database, bus=bus, broker=depths, namespace=namespace, lease=lease, answers=roll_call.answers
+    )
     draining = Draining(database=database, fleet=fleet, namespace=namespace)
     leader = Leader(
         database=database,
@@ -114,17 +118,9 @@ def compose(environ: Mapping[str, str]) -> Composition:
         # Drains cannot be followed, nor heartbeats folded, by a replica that does not hear Redis.
         is_fit=lambda: not publisher.is_cut_off,
     )
-    # The same parts once more for what the leader alone does: what these write counts only within its term.
-    fenced = leader.fenced
     parts = _parts(namespace, database, bus, publisher, fleet, draining)
-    learning = Fleet(database=fenced, bus=bus, broker=depths, namespace=namespace, lease=lease)
-    once = Once(
-        clock=Clock(database=fenced, publisher=publisher, namespace=namespace),
-        draining=Draining(database=fenced, fleet=fleet, namespace=namespace),
-        fleet=learning,
-        recovery=replace(parts.recovery, fleet=learning),
-        database=fenced,
-    )
+    learning = Fleet(database=leader.fenced, bus=bus, broker=depths, namespace=namespace, lease=lease)
+    once = _once(parts, leader, publisher, learning)
     return Composition(
         namespace=namespace,
         bind=bind,
@@ -138,7 +134,7 @@ def compose(environ: Mapping[str, str]) -> Composition:
         draining=draining,
         leader=leader,
         parts=parts,
-        loops=_loops(publisher, leader, once, interval_s),
+        loops=_loops(publisher, leader, once, roll_call, interval_s),
     )
 
 
@@ -217,7 +213,21 @@ def _parts(
     )
 
 
-def _loops(publisher: Publisher, leader: Leader, once: Once, interval_s: float) -> tuple[Loop, ...]:
+def _once(parts: Parts, leader: Leader, publisher: Publisher, learning: Fleet) -> Once:
+    """The same parts once more for what the leader alone does: what these write counts only within its term."""
+    fenced, namespace = leader.fenced, parts.namespace
+    return Once(
+        clock=Clock(database=fenced, publisher=publisher, namespace=namespace),
+        draining=Draining(database=fenced, fleet=parts.fleet, namespace=namespace),
+        fleet=learning,
+        recovery=replace(parts.recovery, fleet=learning),
+        database=fenced,
+    )
+
+
+def _loops(
+    publisher: Publisher, leader: Leader, once: Once, roll_call: RollCall, interval_s: float
+) -> tuple[Loop, ...]:
     """What goes on by itself, in the order in which it is started."""
     led = leader.run_when_leading
     return (
@@ -227,6 +237,7 @@ def _loops(publisher: Publisher, leader: Leader, once: Once, interval_s: float) 
         Loop("escalate", led(once.clock.escalate_due), interval_s=EXPIRE_EVERY_S),
         Loop("drain", led(once.draining.follow), interval_s=DRAIN_EVERY_S),
         Loop("fold", led(once.recovery.follow), interval_s=FOLD_EVERY_S),
+        Loop("roll call", roll_call.call, interval_s=EVERY_S),
         Loop("clean", led(_Cleaning(once.database, once.fleet)), interval_s=CLEAN_LOOK_EVERY_S),
     )
 

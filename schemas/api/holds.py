@@ -186,12 +186,17 @@ class WorkerReceiptBody(CountsBody):
 
 
 class ReceiptBody(CountsBody):
-    """The drain receipt, as the audit has it too (`schemas.holds.receipts`)."""
+    """The drain receipt, as the audit has it too (`schemas.holds.receipts`).
+
+    `is_empty`: nobody was in its scope. `strangers`: who consumed there and sent no heartbeat.
+    """
 
     hold_version: int
     ending: str
     seconds: float
     workers: list[WorkerReceiptBody] = Field(default_factory=list)
+    is_empty: bool = False
+    strangers: list[str] = Field(default_factory=list)
 
     @classmethod
     def of(cls, receipt: Receipt) -> Self:

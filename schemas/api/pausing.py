@@ -73,9 +73,10 @@ class MetricsBody(Answer):
     """The `metrics` block. `queued` is null and `isDrained` false where they cannot be had.
 
     `waiting`: of those running, how many wait at a checkpoint; `is_quiesced`: nothing runs but those. `ahead`: how many
-    workers stand by a state that the database knows nothing of. `set_aside`: how many wait beside their queues while
-    their tasks are held, in all and of each queue that has any; null where that is not known (RabbitMQ: they are among
-    what its workers have `reserved`).
+    workers stand by a state that the database knows nothing of. `workers`: how many are present (null: an older control
+    plane); `strangers`: who consumes here and sends no heartbeat, so that nothing else here knows of them. `set_aside`:
+    how many wait beside their queues while their tasks are held, in all and of each queue that has any; null where that
+    is not known (RabbitMQ: they are among what its workers have `reserved`).
     """
 
     queued: int | None
@@ -85,6 +86,8 @@ class MetricsBody(Answer):
     is_drained: bool
     is_quiesced: bool = False
     ahead: int = 0
+    workers: int | None = None
+    strangers: list[str] = Field(default_factory=list)
     metrics_source: str
     set_aside: int | None = None
     set_aside_by_queue: dict[str, int] | None = None
@@ -101,6 +104,8 @@ class MetricsBody(Answer):
             is_drained=metrics.is_drained,
             is_quiesced=metrics.is_quiesced,
             ahead=metrics.ahead,
+            workers=metrics.workers,
+            strangers=list(metrics.strangers),
             metrics_source=metrics.source,
             set_aside=None if aside is None else sum(aside.values()),
             set_aside_by_queue=None if aside is None else {name: aside[name] for name in sorted(aside) if aside[name]},

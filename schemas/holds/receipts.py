@@ -9,6 +9,9 @@ from typing import Any, Self
 
 from sluicegate.schemas.holds.drains import Ending, Fate, Followed
 
+MOST_STRANGERS = 100
+"""Named in a receipt, which is an event of the audit: anyone on the broker can answer under many names."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
@@ -93,13 +96,22 @@ def _tasks(data: Iterable[Mapping[str, Any]]) -> tuple[EndedTask, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """`version`: that of the hold, which made it what it is. `seconds`: since the hold was placed."""
+    """`version`: that of the hold, which made it what it is. `seconds`: since the hold was placed.
+
+    `strangers`: who consumed in its scope then and sent no heartbeat. The receipt says nothing of what ran there.
+    """
 
     version: int
     ending: str
     seconds: float
     counts: Counts
     workers: tuple[WorkerReceipt, ...]
+    strangers: tuple[str, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Was nobody in its scope who could have acknowledged it?"""
+        return not self.workers
 
     def to_wire(self) -> dict[str, Any]:
         """As the database and the audit keep it, with camelCase keys."""
@@ -109,17 +121,20 @@ class Receipt:
             "seconds": self.seconds,
             **self.counts.to_wire(),
             "workers": [worker.to_wire() for worker in self.workers],
+            "isEmpty": self.is_empty,
+            "strangers": list(self.strangers),
         }
 
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `to_wire`."""
+        """The inverse of `to_wire`; an older receipt names no strangers."""
         return cls(
             version=data["holdVersion"],
             ending=data["ending"],
             seconds=data["seconds"],
             counts=Counts.from_wire(data),
             workers=tuple(WorkerReceipt.from_wire(worker) for worker in data["workers"]),
+            strangers=tuple(data.get("strangers", ())),
         )
 
 
@@ -131,6 +146,7 @@ def receipt(
     ending: Ending,
     begun_at: datetime,
     now: datetime,
+    strangers: tuple[str, ...] = (),
 ) -> Receipt:
     """The receipt (R-C5) of a drain that was concluded at `now`.
 
@@ -153,6 +169,7 @@ def receipt(
             )
             for name, own in per_worker.items()
         ),
+        strangers=strangers[:MOST_STRANGERS],
     )
 
 

@@ -97,6 +97,8 @@ def test_all_paused_and_nothing_running_is_drained():
         "isDrained": True,
         "isQuiesced": True,
         "ahead": 0,
+        "workers": 2,
+        "strangers": [],
         "metricsSource": "broker",
         "setAside": None,
         "setAsideByQueue": None,

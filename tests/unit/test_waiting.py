@@ -50,14 +50,14 @@ def test_an_answer_older_than_the_order_says_nothing_about_it() -> None:
 
 
 def test_a_newer_version_that_still_holds_counts_and_one_that_does_not_is_lifted() -> None:
-    assert Wait().sees(look(1, version=9)).outcome is Outcome.DRAINED
+    assert Wait().sees(look(1, answers.worker(), version=9)).outcome is Outcome.DRAINED
     assert Wait().sees(look(1, version=9, paused=False)).outcome is Outcome.LIFTED
 
 
 def test_a_drain_is_not_quiesced_before_its_deadline_made_it_a_quiesce() -> None:
     """A task may wait at a checkpoint for another hold's sake."""
     wait = Wait(Watch(target=TARGET, timeout_s=60.0, is_quiesce=True))
-    stopped = look(1, running=1, isDrained=False, waiting=1, isQuiesced=True)
+    stopped = look(1, answers.worker(), running=1, isDrained=False, waiting=1, isQuiesced=True)
     assert wait.sees(replace(stopped, is_quiesce=False)).outcome is Outcome.WAITING
     assert wait.sees(stopped).outcome is Outcome.QUIESCED
 
@@ -194,3 +194,29 @@ def test_an_old_life_that_counts_no_more_is_lost_with_what_it_had() -> None:
     assert wait.sees(look(1, old, new, **BUSY)).outcome is Outcome.WAITING
     verdict = wait.sees(look(2, new))
     assert (verdict.outcome, verdict.losses[0].how) == (Outcome.LOST, "was replaced by a new incarnation")
+
+
+def test_l4_what_nobody_was_there_to_acknowledge_is_not_called_drained() -> None:
+    """A wrong namespace, or workers that cannot beat, look like this: nothing runs, as far as is known."""
+    assert Wait().sees(look(1)).outcome is Outcome.NOBODY
+    allowed = Wait(Watch(target=TARGET, timeout_s=60.0, allows_empty=True))
+    assert allowed.sees(look(1)).outcome is Outcome.DRAINED
+
+
+def test_a_scope_that_its_last_worker_left_during_the_wait_has_drained() -> None:
+    """Somebody was there at one look: it is known what became of what ran."""
+    wait = Wait()
+    assert wait.sees(look(1, answers.worker(appliedVersion=6), isDrained=False)).outcome is Outcome.WAITING
+    assert wait.sees(look(2)).outcome is Outcome.DRAINED
+
+
+def test_l4_with_somebody_consuming_who_is_not_heard_nothing_is_called_drained() -> None:
+    assert Wait().sees(look(1, answers.worker(), strangers=["w9@h"])).outcome is Outcome.UNHEARD
+    allowed = Wait(Watch(target=TARGET, timeout_s=60.0, allows_empty=True))
+    assert allowed.sees(look(1, answers.worker(), strangers=["w9@h"])).outcome is Outcome.DRAINED
+
+
+def test_l4_a_worker_ahead_of_what_is_ordered_has_yet_to_acknowledge() -> None:
+    ahead = answers.worker(appliedVersion=23, ahead=True, standsAt="1.23")
+    verdict = Wait().sees(look(60, ahead, isDrained=False))
+    assert (verdict.outcome, [worker.nodename for worker in verdict.unacknowledged]) == (Outcome.TIMED_OUT, ["w1@host"])

@@ -62,10 +62,15 @@ def _ending(drain: DrainBody) -> str:
         return "under way"
     if drain.receipt is None:
         return f"{drain.ending} before it had drained"
-    told = {name: getattr(drain.receipt, name) for name in CountsBody.model_fields}
+    counted = {name: getattr(drain.receipt, name) for name in CountsBody.model_fields}
     # The usual end and the worst one are said in any case, the others where there were some.
-    counts = ", ".join(f"{name} {count}" for name, count in told.items() if count or name in ("finished", "lost"))
-    return f"{drain.ending} after {spell(drain.receipt.seconds)}: {counts}"
+    counts = ", ".join(f"{name} {count}" for name, count in counted.items() if count or name in ("finished", "lost"))
+    told = f"{drain.ending} after {spell(drain.receipt.seconds)}: {counts}"
+    if drain.receipt.is_empty:
+        told += "; nobody was there to acknowledge it"
+    if drain.receipt.strangers:
+        told += f"; not heard, and consuming there: {', '.join(drain.receipt.strangers)}"
+    return told
 
 
 def _fate(task: FollowedBody) -> str:

@@ -18,6 +18,7 @@ from sluicegate.schemas.scopes import GLOBAL, Scope
 
 WORKER_HEAD = ("WORKER", "STATE", "APPLIED", "DESIRED", "RUNNING", "RESERVED", "POOL", "LAST SEEN")
 NOT_PUBLISHED = "stored, but not yet published: workers will see it as soon as the control plane reaches Redis"
+SHOWN_STRANGERS = 5
 CLOCK_OFF_BY_S = 30.0
 """More than a heartbeat is ever under way."""
 HOLD_HEAD = ("SCOPE", "CAUSE", "MODE", "BY", "SINCE", "EXPIRES", "REASON")
@@ -71,6 +72,9 @@ def measures(metrics: MetricsBody, *, is_paused: bool) -> str:
     if metrics.metrics_source == UNAVAILABLE.source:
         return f"metrics unavailable (last known: running {metrics.running}): not drained as far as is known"
     word = "" if not is_paused else "drained: " if metrics.is_drained else "not drained: "
+    if word == "drained: " and (metrics.workers == 0 or metrics.strangers):
+        # What nobody said is not called drained.
+        word = "nobody is there: " if not metrics.strangers else "drained as far as is heard: "
     if is_paused and metrics.is_quiesced and not metrics.is_drained:
         word = "quiesced: "
     waiting = f" ({metrics.waiting} at a checkpoint)" if metrics.waiting else ""
@@ -85,6 +89,14 @@ def _set_aside(metrics: MetricsBody) -> str:
     by_queue = metrics.set_aside_by_queue or {}
     where = ", ".join(f"{queue} {number}" for queue, number in sorted(by_queue.items()))
     return f", set aside {metrics.set_aside} ({where})" if where else ""
+
+
+def unheard(metrics: MetricsBody) -> Iterator[str]:
+    """Who consumes and sends no heartbeat."""
+    for nodename in metrics.strangers[:SHOWN_STRANGERS]:
+        yield f"warning: {nodename} consumes here, and no heartbeat comes from there: it obeys nothing that is ordered"
+    if (more := len(metrics.strangers) - SHOWN_STRANGERS) > 0:
+        yield f"warning: and {more} more"
 
 
 def outcome(answer: ChangeAnswer, scope: Scope) -> Iterator[str]:

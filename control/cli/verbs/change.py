@@ -53,6 +53,11 @@ if TYPE_CHECKING:
 )
 @options.option("--wait", "is_waiting", is_flag=True, help="Return when the fleet has drained, showing progress.")
 @options.option("--timeout", metavar="SPAN", help="With --wait: give up after SPAN (exit 3). Default: never.")
+@options.option(
+    "--allow-empty",
+    is_flag=True,
+    help="With --wait: it is well where nobody is there, or not all are heard (else exit 10).",
+)
 @options.connection
 @options.json_output
 @click.pass_context
@@ -69,6 +74,7 @@ def pause(
     dry_run: bool,
     is_waiting: bool,
     timeout: str | None,
+    allow_empty: bool,
     url: str | None,
     token_file: Path | None,
     as_json: bool,
@@ -87,8 +93,9 @@ def pause(
         deadline_in_s=_seconds(deadline, "deadline"),
         then=then,
     )
-    if timeout is not None and not is_waiting:
-        raise InvalidInput("timeout", "belongs to --wait")
+    for option, is_given in (("timeout", timeout is not None), ("allow-empty", allow_empty)):
+        if is_given and not is_waiting:
+            raise InvalidInput(option, "belongs to --wait")
     if dry_run and is_waiting:
         raise InvalidInput("dry-run", "changes nothing that could be waited for")
     timeout_s = _seconds(timeout, "timeout")
@@ -100,7 +107,7 @@ def pause(
             ctx.exit(_previewed(client, order.scope, as_json))
         reply = _send(client, order)
         if is_waiting:
-            ctx.exit(_waited(client, reply, order, timeout_s, as_json))
+            ctx.exit(_waited(client, reply, order, timeout_s, as_json, allows_empty=allow_empty))
         ctx.exit(_told(reply, order.scope, as_json))
 
 
@@ -196,7 +203,15 @@ def _previewed(client: Client, scope: Scope, as_json: bool) -> Exit:
     return Exit.OK
 
 
-def _waited(client: Client, reply: Reply[ChangeAnswer], order: Order, timeout_s: float | None, as_json: bool) -> Exit:
+def _waited(
+    client: Client,
+    reply: Reply[ChangeAnswer],
+    order: Order,
+    timeout_s: float | None,
+    as_json: bool,
+    *,
+    allows_empty: bool,
+) -> Exit:
     from sluicegate.control.cli import wait
     from sluicegate.control.cli.render import state_lines, terminal
     from sluicegate.schemas.snapshots import Edition
@@ -215,6 +230,7 @@ def _waited(client: Client, reply: Reply[ChangeAnswer], order: Order, timeout_s:
                 progress,
                 scope=order.scope,
                 is_quiesce=order.mode is Mode.QUIESCE or order.then is Then.QUIESCE,
+                allows_empty=allows_empty,
                 durations_s=wait.known_durations(client, order.scope),
             )
     except KeyboardInterrupt:

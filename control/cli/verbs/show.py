@@ -51,7 +51,7 @@ def status(*, scope: str, url: str | None, token_file: Path | None, as_json: boo
         terminal.table(state_lines.WORKER_HEAD, state_lines.worker_rows(workers)[:SHOWN_WORKERS])
     if len(workers) > SHOWN_WORKERS:
         terminal.say(f"and {len(workers) - SHOWN_WORKERS} more: sluicegate workers")
-    for line in state_lines.warnings(workers):
+    for line in (*state_lines.warnings(workers), *state_lines.unheard(reply.body.metrics)):
         terminal.say(line)
 
 
