@@ -18,7 +18,7 @@ export SLUICEGATE_MAKE_STATE_DIR = $(value STATE_DIR)
 JOIN = if [ -r "$$SLUICEGATE_MAKE_STATE_DIR/env" ]; then . "$$(cd "$$SLUICEGATE_MAKE_STATE_DIR" && pwd)/env"; fi
 ORDER = $${SLUICEGATE_MAKE_REASON:+"--reason=$$SLUICEGATE_MAKE_REASON"}
 
-.PHONY: help demo demo-json demo-quiesce up pause resume status test test-all faults check floor model simulate bench bench-scale soak soak-scopes soak-quiesce celery-suite mutation changelog dist lock clean venv
+.PHONY: help demo demo-json demo-quiesce up pause resume status test test-all faults beside check floor model simulate bench bench-scale soak soak-scopes soak-quiesce celery-suite mutation changelog dist lock clean venv
 
 help: ## Show this list
 	@awk -F ':.*## ' ' \
@@ -67,6 +67,9 @@ test-all: $(READY) ## Every test: the long ones too, all combinations, full rand
 faults: $(READY) ## The faults of network, clock, disk and servers, each into a real fleet (part of `make test-all`)
 	@$(BIN)/python -m tests.run --all --of=tests/faults $(ARGS)
 
+beside: $(READY) ## A drill beside each of other people's libraries, from locks of their own; ARGS=--write: docs/compatibility.md
+	@$(BIN)/python -m tests.beside $(ARGS)
+
 check: $(READY) ## Lint, format, types, import rules, compose.yaml, and what may not stand in the tree
 	@echo "ruff";         $(BIN)/ruff check --quiet .
 	@echo "ruff format";  $(BIN)/ruff format --quiet --check .
@@ -84,7 +87,7 @@ model: $(READY) ## Check the gate's model with Spin: the design holds, every mut
 simulate: $(READY) ## Simulate fleets from seeds: make simulate ARGS="--seeds 1000 --workers 10000"
 	@$(BIN)/python -m tests.simulation $(ARGS)
 
-soak: $(READY) ## Pause a busy worker N times: make soak N=1000
+soak: $(READY) ## Pause a busy worker N times: make soak N=1000; ARGS="--beside sentry": with a library in force
 	@$(BIN)/python -m tests.fleet.soak --pauses $(N) $(ARGS)
 
 soak-scopes: $(READY) ## A hundred random sequences of scoped holds on real workers, beside the pure model
@@ -117,13 +120,18 @@ dist: $(READY) ## The source distribution, and the wheel that it builds, in dist
 	@$(BIN)/uv build --quiet --no-build-isolation --python $(BIN)/python --out-dir dist
 	@ls dist/*.tar.gz dist/*.whl
 
-lock: $(READY) ## Fit both locks to pyproject.toml; ARGS=--upgrade takes the newest versions of all
+lock: $(READY) ## Fit all locks to pyproject.toml; ARGS=--upgrade takes the newest versions of all
 	@$(BIN)/uv pip compile --quiet $(ARGS) --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --custom-compile-command "make lock" \
 	  --all-extras --group dev --output-file requirements.lock pyproject.toml
 	@$(BIN)/uv pip compile --quiet $(ARGS) --universal --python-version 3.11 --generate-hashes \
 	  --resolution lowest-direct --no-emit-index-url --custom-compile-command "make lock" \
 	  --all-extras --group dev --output-file .ci/floor.lock pyproject.toml
+	@for group in common batches airflow; do \
+	  $(BIN)/uv pip compile --quiet $(ARGS) --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --custom-compile-command "make lock" $$([ $$group != common ] || echo --constraint requirements.lock) \
+	    --output-file tests/beside/locks/$$group.lock pyproject.toml tests/beside/locks/$$group.in || exit; \
+	done
 
 clean: ## Remove what make built; a state directory stays
 	@rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""`make test` and `make test-all`: what computes first, then what waits, then what measures.
+"""`make test` and `make test-all`: what computes, what waits, what stands beside others, what measures.
 
 Tests of one process keep a processor busy, and a fleet mostly waits: together on one machine, the first make the second
 miss their deadlines. So they run one after the other, each with as many processes as suit it. What failed is named once
@@ -21,6 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FLEETS = ("tests/fleet", "tests/faults")
+BESIDE = ("tests/beside",)
+"""Other people's libraries, in environments of their own: only where everything is asked for, or these by name."""
 OF_ONE_PROCESS = (
     "tests/house",
     "tests/unit",
@@ -34,12 +36,16 @@ PASSED, INTERRUPTED, NOTHING_COLLECTED = 0, 2, 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One call of pytest: `paths` in `processes` test processes, of them those that `marks` lets through."""
+    """One call of pytest: `paths` in `processes` test processes, of them those that `marks` lets through.
+
+    `before` is a command that makes ready what they stand on.
+    """
 
     name: str
     paths: tuple[str, ...]
     processes: int
     marks: str
+    before: tuple[str, ...] = ()
 
     def command(self, report: Path, more: Sequence[str]) -> list[str]:
         """The call; `report` gets what came of each test, as JUnit has it."""
@@ -57,6 +63,16 @@ def parts(*, everything: bool, paths: Sequence[str], cores: int) -> list[Part]:
         # A fleet that is watched takes half of a core or more.
         Part(name="fleets", paths=fleets, processes=max(2, cores * 3 // 2), marks=f"not alone{short}"),
     ]
+    if everything or any(_is_within(os.path.normpath(path), folder) for path in paths for folder in BESIDE):
+        found.append(
+            Part(
+                name="beside",
+                paths=_of(BESIDE, wanted),
+                processes=max(2, cores * 3 // 2),
+                marks=f"not alone{short}",
+                before=(".ci/beside",),
+            )
+        )
     if everything:
         found.append(Part(name="measured", paths=fleets, processes=1, marks="alone"))
     return [part for part in found if part.paths]
@@ -100,7 +116,7 @@ def main(arguments: Sequence[str]) -> int:
         for part in parts(everything=asked.all, paths=asked.of, cores=cores):
             report = Path(directory) / f"{part.name}.xml"
             began = time.monotonic()
-            code = subprocess.run(part.command(report, more), cwd=ROOT, check=False).returncode
+            code = _run(part.before) or _run(part.command(report, more))
             lines.append(
                 f"{part.name}: {time.monotonic() - began:.0f} s in {part.processes} processes, exit code {code}"
             )
@@ -114,6 +130,11 @@ def main(arguments: Sequence[str]) -> int:
     # A part in which nothing was collected is no failure, unless that was all.
     told = [code for code in codes if code != NOTHING_COLLECTED]
     return next((code for code in told if code != PASSED), PASSED if told else NOTHING_COLLECTED)
+
+
+def _run(command: Sequence[str]) -> int:
+    """Its exit code; of no command 0."""
+    return subprocess.run(command, cwd=ROOT, check=False).returncode if command else PASSED
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +35,11 @@ class Contents:
     unacked: tuple[Message, ...] = ()
 
 
-def read(client: redis.Redis, queue: str) -> Contents:
-    """The contents of `queue`, all its priorities, and of `unacked`, as one moment shows them."""
+def read(client: redis.Redis, queue: str, number_of: Callable[[Any], int] = int) -> Contents:
+    """The contents of `queue`, all its priorities, and of `unacked`, as one moment shows them.
+
+    `number_of` makes a task's number of its first argument.
+    """
     names = [queue, *sorted(_priority_lists(client, queue), key=lambda name: int(name.rpartition("\x16")[2]))]
     with client.pipeline(transaction=True) as pipe:
         for name in names:
@@ -43,8 +47,8 @@ def read(client: redis.Redis, queue: str) -> Contents:
         pipe.hvals(UNACKED)
         *lists, unacked = pipe.execute()
     return Contents(
-        queued=tuple(_decode(json.loads(raw)) for raws in lists for raw in reversed(raws)),
-        unacked=tuple(_decode(json.loads(raw)[0]) for raw in unacked),
+        queued=tuple(_decode(json.loads(raw), number_of) for raws in lists for raw in reversed(raws)),
+        unacked=tuple(_decode(json.loads(raw)[0], number_of) for raw in unacked),
     )
 
 
@@ -58,9 +62,9 @@ def _priority_lists(client: redis.Redis, queue: str) -> list[str]:
     return [name for name in found if name.rpartition("\x16")[2].isdigit()]
 
 
-def _decode(message: dict[str, Any]) -> Message:
+def _decode(message: dict[str, Any], number_of: Callable[[Any], int]) -> Message:
     body = message["body"]
     if message["properties"]["body_encoding"] == "base64":
         body = base64.b64decode(body)
     args, _kwargs, _embed = json.loads(body)
-    return Message(task_id=message["headers"]["id"], seq=int(args[0]))
+    return Message(task_id=message["headers"]["id"], seq=number_of(args[0]))

@@ -127,7 +127,8 @@ class Fleet:
 
     `plugin=False` is plain Celery. `pool` is what `celery worker -P` takes. `prefetch` is Celery's multiplier.
     `environ` is added to what each worker gets; `host` is what stands behind the `@` of nodenames, for those who
-    read them. Where the body of the `with` fails, the ends of all logs go to stderr.
+    read them. `python` is the interpreter of the workers. Where the body of the `with` fails, the ends of all logs go
+    to stderr.
 
     The broker is the stack's Valkey, or `rabbit`, with a queue of `queue_type`. The state of the fleet is in the
     stack's Valkey either way.
@@ -146,9 +147,11 @@ class Fleet:
         environ: Mapping[str, str] | None = None,
         rabbit: Rabbit | None = None,
         queue_type: str = "classic",
+        python: str = sys.executable,
     ) -> None:
         number = next(_numbers)
         self.stack = stack
+        self.python = python
         self.plugin = plugin
         self.pool = pool
         self.prefetch = prefetch
@@ -253,7 +256,7 @@ class Fleet:
         where that is another's name.
         """
         nodename = f"{as_name or name}@{self.host}"
-        command = [*prefix, sys.executable, "-m", "celery", "-A", module, "worker"]
+        command = [*prefix, self.python, "-m", "celery", "-A", module, "worker"]
         command += ["-P", self.pool, "-c", str(slots), "-n", nodename, "-Q", self.queue, "-l", "INFO", *arguments]
         full = {**_inherited(), **self._settings, **self._ours, **self._extra, **(environ or {})}
         log = self.directory / f"{name}.log"

@@ -230,6 +230,7 @@ def main(arguments: list[str] | None = None) -> int:
         default="classic",
         help="of the queue on RabbitMQ (default: %(default)s)",
     )
+    parser.add_argument("--beside", metavar="LIBRARY", help="with this library in force (tests/beside/soak.py)")
     parser.add_argument("--durable", action="store_true", help="with Postgres as safe as in production")
     parser.add_argument("--seed", type=int, help="of the tasks' lengths and the moments of the pauses")
     parser.add_argument("--json", action="store_true", help="print the facts as one JSON object")
@@ -241,6 +242,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{time.monotonic() - began:6.1f} s  {text}", file=sys.stderr, flush=True)
 
     try:
+        if options.beside:
+            return _beside(options, say)
         queue_type = options.queue_type if options.broker == "rabbitmq" else None
         facts = run(
             options.pauses, say, pool=options.pool, queue_type=queue_type, durable=options.durable, seed=options.seed
@@ -255,6 +258,27 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(facts, indent=2))
     else:
         show(facts)
+    return 0 if facts["ok"] else 1
+
+
+def _beside(options: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """The soak with a library in force; the exit code."""
+    # It stands on the fleet's harness, as this does.
+    from tests.beside import soak as beside
+
+    if options.beside not in beside.LIBRARIES:
+        print(f"soak: no library {options.beside!r}: {', '.join(beside.LIBRARIES)}", file=sys.stderr)
+        return 2
+    began, tally = time.monotonic(), Tally()
+    counts = beside.run(options.beside, options.pauses, say, tally.add, pool=options.pool, seed=options.seed)
+    facts = tally.facts(time.monotonic() - began)
+    # The library takes time of its own: how soon is not judged here.
+    facts |= {"beside": counts, "exceeded": [], "ok": not tally.broken and counts["counted"] == counts["onPlainCelery"]}
+    if options.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        show(facts)
+        print(f"{options.beside}: {counts['counted']}; on plain Celery: {counts['onPlainCelery']}")
     return 0 if facts["ok"] else 1
 
 
