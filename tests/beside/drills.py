@@ -18,6 +18,11 @@ def hold_midway(fleet: BesideFleet, *, started: int = 20) -> None:
     """A pause in the middle of what was sent: something waits in it, and all is done in the end."""
     fleet.wait_started(started)
     fleet.pause()
+    let_go(fleet)
+
+
+def let_go(fleet: BesideFleet) -> None:
+    """The end of a pause in which something waits: all is done in the end."""
     assert fleet.wait_drained().contents.queued, "the pause came too late to hold anything"
     fleet.resume()
     fleet.wait_done()

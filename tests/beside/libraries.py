@@ -151,7 +151,8 @@ DDTRACE = Library(
 )
 NEWRELIC = Library(
     name="newrelic",
-    drill="one transaction for each run, in the agent's developer mode",
+    drill="one transaction for each run, in the agent's developer mode. It takes Celery's own Ignore for an error, and "
+    "so each yield: `error_collector.ignore_classes` must name `sluicegate.workers.celery_inside.yields:YieldedRun`",
     module=f"{APPS}.newrelic_agent",
     environ={
         "NEW_RELIC_DEVELOPER_MODE": "true",

@@ -73,7 +73,12 @@ def test_batches_are_held_and_counted_as_running_or_refused_when_the_worker_star
             told(BATCHES, pool, "refused when the worker starts")
             return
         fleet.wait_open()
-        drills.drain_midway(fleet)
+        fleet.send_work(drills.TASKS)
+        fleet.wait_started(20)
+        fleet.pause()
+        fleet.wait_acknowledged()
+        never_drained_while_one_runs(fleet)
+        drills.let_go(fleet)
         drills.judged(fleet)
         fleet.wait_own_work(Counter(message=drills.TASKS))
         assert fleet.own_work() == Counter(message=drills.TASKS)
@@ -98,6 +103,13 @@ def test_the_pool_of_async_tasks_runs_them_and_holds_them_or_is_refused(stack: S
         drills.drain_midway(fleet)
         drills.judged(fleet)
     told(AIO_POOL, "custom", f"{drills.TASKS} of {drills.TASKS} awaited")
+
+
+def never_drained_while_one_runs(fleet: BesideFleet) -> None:
+    """Nobody is told that the fleet is drained while a batch runs."""
+    while before := fleet.running():
+        is_drained = fleet.client.read().body.metrics.is_drained
+        assert not (is_drained and before & fleet.running())
 
 
 def assert_refused(output: str, word: str) -> None:
