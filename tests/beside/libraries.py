@@ -139,7 +139,7 @@ OTEL = Library(
 )
 DDTRACE = Library(
     name="ddtrace",
-    drill="the same, with a stand-in for the agent",
+    drill="one span for each run, and none that is an error where a task yields; a stand-in takes the agent's place",
     module=f"{APPS}.datadog",
     environ={
         "DD_TRACE_AGENT_URL": "http://COLLECTOR",
@@ -180,7 +180,7 @@ DJANGO_BEAT = Library(
 )
 REDBEAT = Library(
     name="celery-redbeat",
-    drill="the same, with the schedule in Redis",
+    drill="what beat sends in the pause waits; each tick that was sent runs once; the schedule is in Redis",
     module=f"{APPS}.redbeat_app",
     count=_by_witness("tick"),
 )
@@ -191,7 +191,13 @@ SINGLETON = Library(
     task="fleet.singleton",
     arguments=(),
 )
-ONCE = Library(name="celery-once", drill="the same", module=f"{APPS}.locking", task="fleet.once", arguments=())
+ONCE = Library(
+    name="celery-once",
+    drill="a task that waits in the pause keeps its lock, so that it is not sent twice; no lock is left at the end",
+    module=f"{APPS}.locking",
+    task="fleet.once",
+    arguments=(),
+)
 FLOWER = Library(
     name="flower",
     drill="it goes on showing the paused worker, and hears of every task's end",

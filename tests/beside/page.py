@@ -26,7 +26,7 @@ A library that is not here has not been tried. What of a library is not supporte
 one line; it is never half done.
 """
 
-ROW = re.compile(r"^\| ([\w.-]+) \| [^|]+ \| [^|]+ \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| (\w[\w.-]*) \| [^|]+ \| [^|]+ \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
 
 TAIL = """
 ## How each was tried
@@ -77,7 +77,8 @@ def render(told: Sequence[Told]) -> str:
 
 def read() -> list[Told]:
     """What the page says was seen."""
-    return [{"library": name, "where": where, "seen": seen} for name, where, seen in ROW.findall(PAGE.read_text())]
+    _heading, *rows = ROW.findall(PAGE.read_text())
+    return [{"library": name, "where": where, "seen": seen} for name, where, seen in rows]
 
 
 def _version(library: Library) -> str:

@@ -272,13 +272,14 @@ def _beside(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     began, tally = time.monotonic(), Tally()
     counts = beside.run(options.beside, options.pauses, say, tally.add, pool=options.pool, seed=options.seed)
     facts = tally.facts(time.monotonic() - began)
-    # The library takes time of its own: how soon is not judged here.
+    # The library takes time of its own: how soon is told, and not judged.
     facts |= {"beside": counts, "exceeded": [], "ok": not tally.broken and counts["counted"] == counts["onPlainCelery"]}
     if options.json:
         print(json.dumps(facts, indent=2))
     else:
-        show(facts)
+        print(f"{tally.pauses} pauses, {tally.starts} starts: {_so_far(tally)}", *facts["examples"], sep="\n")
         print(f"{options.beside}: {counts['counted']}; on plain Celery: {counts['onPlainCelery']}")
+        print("Every promise held" if facts["ok"] else "BROKEN")
     return 0 if facts["ok"] else 1
 
 
