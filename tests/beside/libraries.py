@@ -231,7 +231,7 @@ AIO_POOL = Library(
 )
 AIRFLOW = Library(
     name="apache-airflow-providers-celery",
-    drill="the provider's own app and task, with a record in the place of what a workload does; one result for each",
+    drill="the provider's own app and task, without what a workload does; one result for each",
     group="airflow",
     module=f"{APPS}.airflow_app",
     task="execute_workload",

@@ -17,16 +17,15 @@ web.config["WORD"] = "in its context"
 
 
 class FlaskTask(Task):  # type: ignore[type-arg]
-    """As Flask's documentation has it."""
+    """As Flask's documentation has it; its own code begins before the context is entered."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with web.app_context():
+        with recorded(self.request, args[0]), web.app_context():
             return self.run(*args, **kwargs)
 
 
-@app.task(bind=True, name="fleet.flask", base=FlaskTask)
-def in_flask(self: Any, seq: int, seconds: float) -> None:
+@app.task(name="fleet.flask", base=FlaskTask)
+def in_flask(seq: int, seconds: float) -> None:
     """Take `seconds`, and say what the application's context has."""
-    with recorded(self.request, seq):
-        time.sleep(seconds)
-        tell("context", current_app.config["WORD"])
+    time.sleep(seconds)
+    tell("context", current_app.config["WORD"])
