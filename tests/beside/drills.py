@@ -8,13 +8,13 @@ from tests.fleet.checker import Verdict
 TASKS = 60
 
 
-def drain_midway(fleet: BesideFleet, *, tasks: int = TASKS, started: int = 20) -> None:
+def drain_midway(fleet: BesideFleet, *, tasks: int = TASKS, started: int = 10) -> None:
     """`tasks` of the library's kind, held once `started` of them have begun, and let go on."""
     fleet.send_work(tasks)
     hold_midway(fleet, started=started)
 
 
-def hold_midway(fleet: BesideFleet, *, started: int = 20) -> None:
+def hold_midway(fleet: BesideFleet, *, started: int = 10) -> None:
     """A pause in the middle of what was sent: something waits in it, and all is done in the end."""
     fleet.wait_started(started)
     fleet.pause()

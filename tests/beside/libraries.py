@@ -17,7 +17,8 @@ from tests.beside.flower_page import tasks_of
 if TYPE_CHECKING:
     from tests.beside.fleet import BesideFleet
 
-NAP_S = 0.02
+NAP_S = 0.1
+"""Long enough for a pause to find most of 60 of them waiting, also on a busy machine."""
 APPS = "tests.beside.apps"
 
 

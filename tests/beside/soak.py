@@ -26,6 +26,7 @@ from tests.beside.processes import flower
 from tests.fleet.checker import Verdict
 from tests.fleet.harness import Feeder
 
+NAP_S = 0.02
 CHAPTER = 25
 """Pauses that are judged together; the queue is run dry between two chapters."""
 
@@ -47,7 +48,7 @@ def run(
     name: str, pauses: int, say: Callable[[str], None], add: Callable[[Verdict], None], *, pool: str, seed: int | None
 ) -> dict[str, Any]:
     """Pause `pauses` times beside the library of that name; `add` gets each verdict. What the library counted."""
-    library, chance = LIBRARIES[name], random.Random(seed)
+    library, chance = _with_short_tasks(LIBRARIES[name]), random.Random(seed)
     counted: dict[str, Counter[str]] = {"here": Counter(), "plain": Counter()}
     tasks = 0
     with (
@@ -74,6 +75,12 @@ def run(
                 counted["plain"] += _count(fleet, sent)
             tasks += sent
     return {"library": name, "tasks": tasks, "counted": dict(counted["here"]), "onPlainCelery": dict(counted["plain"])}
+
+
+def _with_short_tasks(library: Library) -> Library:
+    """The queue is kept full: no task need be long for a pause to find work."""
+    environ = {**library.environ, "BESIDE_TAKES_S": str(NAP_S)}
+    return replace(library, arguments=(NAP_S,) if library.arguments else (), environ=environ)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def test_a_beat_sends_on_in_a_pause_and_what_it_sent_runs_once_when_that_is_over
         with running(fleet, "beat", "beat", "-S", SCHEDULERS[library.name], "-l", "INFO", "--pidfile="):
             until("beat sends", lambda: fleet.own_work()["tick"] >= 2)
             fleet.send_work(drills.TASKS)
-            fleet.wait_started(20)
+            fleet.wait_started(10)
             fleet.pause()
             drained = fleet.wait_drained()
             until("beat goes on sending", lambda: fleet.redis.llen(ticks) >= 5)
@@ -68,7 +68,7 @@ def test_flower_hears_of_every_task_and_shows_the_paused_worker(stack: Stack, to
             worker = fleet.begin()
             until("Flower knows the worker", lambda: worker.nodename.encode() in (get(f"{address}/workers") or b""))
             fleet.send_work(drills.TASKS)
-            fleet.wait_started(20)
+            fleet.wait_started(10)
             fleet.pause()
             fleet.wait_drained()
             assert worker.nodename.encode() in (get(f"{address}/workers") or b"")

@@ -12,7 +12,7 @@ from airflow.providers.celery.executors.celery_executor_utils import app, execut
 import sluicegate
 from tests.beside.apps.recorded import recorded
 
-TAKES_S = 0.02
+TAKES_S = float(os.environ.get("BESIDE_TAKES_S", "0.1"))
 
 _own_code = execute_workload.run
 

@@ -16,7 +16,7 @@ from celery_singleton import Singleton
 from tests.beside.apps.recorded import recorded
 from tests.fleet.app import app
 
-TAKES_S = 0.02
+TAKES_S = 0.1
 LOCKS = "beside-once"
 
 app.conf.ONCE = {
