@@ -116,6 +116,8 @@ class Bench:
             hub=self.timer,
             timer=self.timer,
             pool=SimpleNamespace(_pool=self.pool),
+            app=SimpleNamespace(tasks={}),
+            concurrency=1,
         )
         self.worker._process_task_sem = lambda request: self.worker.semaphore.acquire(
             self.worker._process_task, request
@@ -144,6 +146,7 @@ class Bench:
             timer=self.timer,
             qos=SimpleNamespace(decrement_eventually=lambda: None),
             connection_errors=self.connection.connection_errors,
+            app=self.worker.app,
             on_unknown_task=self._refuse,
             on_invalid_task=self._refuse,
             on_decode_error=self._refuse,
@@ -490,6 +493,58 @@ def test_a_pause_and_its_resume_between_two_looks_still_hand_back_and_go_on(benc
     assert bench.started == [1]
     bench.open_and_receive(4)
     assert bench.started == [1, 2]
+
+
+def _have_reply_under_way(bench, number):
+    """A BRPOP is out, and its reply with this message has left the broker."""
+    with suppress(TimeoutError):
+        bench.connection.drain_events(timeout=0.05)
+    assert bench.consumer.task_consumer.channel._in_poll
+    bench.send(number)
+    assert number not in bench.waiting()
+
+
+@pytest.mark.parametrize("looks", ["none between", "one between"])
+def test_what_was_under_way_when_a_pause_came_and_went_starts_behind_what_went_back(bench, looks):
+    """R-B2: it left its queue before the others came back there, and is read after the resume."""
+    bench.send(1, 2, 3)
+    bench.open_and_receive(3)
+    _have_reply_under_way(bench, 4)
+    bench.pause()
+    if looks == "one between":
+        bench.hands.tend()
+    bench.resume()
+    bench.hands.tend()
+    assert bench.waiting() == [2, 3]
+    # It comes first, and goes back behind those.
+    assert _received(bench, 6) == [1, 2, 3, 2, 3, 4]
+    assert bench.redis.hlen(bench.stored) == 4
+
+
+def test_a_reply_that_catches_what_went_back_itself_gives_it_back_in_front(bench):
+    """The BRPOP that is out when a pause comes and goes is served with the head of what goes back."""
+    bench.send(1, 2, 3)
+    bench.open_and_receive(3)
+    with suppress(TimeoutError):
+        bench.connection.drain_events(timeout=0.05)
+    bench.pause()
+    bench.resume()
+    bench.hands.tend()
+    assert _received(bench, 5) == [1, 2, 3, 2, 3]
+    assert bench.redis.hlen(bench.stored) == 3
+
+
+def _received(bench, count):
+    """The numbers of all that has come, once `count` messages have; the worker is woken where it calls for that."""
+
+    def have():
+        with suppress(TimeoutError):
+            bench.connection.drain_events(timeout=0.05)
+        bench.hands.tend()
+        return len(bench.arrived) >= count
+
+    until(f"{count} messages have come", have)
+    return [_number(parcel.message._raw) for parcel in bench.arrived]
 
 
 def test_what_is_owed_over_a_broken_connection_is_handed_back_on_the_next_one(bench):

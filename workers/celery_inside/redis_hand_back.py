@@ -48,6 +48,8 @@ class RedisWayBack:
         self._serials = itertools.count()
         self._broadcasts = RedisBroadcasts(self._serials)
         self._credit: Any = None
+        self._first_reply: dict[str, Callable[[dict[str, Any]], None]] = {}
+        self._awaits_reply = False
         self._wake: Callable[[], None] = do_nothing
         self._redelivery: RedeliveryWatch | None = None
 
@@ -62,6 +64,7 @@ class RedisWayBack:
         # Of what came on an earlier connection kombu may have restored some when that was closed.
         self._doubt()
         self._handed_back.clear()
+        self._first_reply.clear()
         channel = self._channel
         self._broadcasts.attach(consumer.task_consumer)
         basic_consume = channel.basic_consume
@@ -75,6 +78,8 @@ class RedisWayBack:
             consumed = basic_consume(queue, no_ack, arrived, *args, **kw)
             if self._broadcasts.has(queue):
                 self._broadcasts.stand_before(queue)
+            elif self._handed_back:
+                self._catch_first_reply(queue)
             return consumed
 
         channel.basic_consume = remember_queue
@@ -83,6 +88,11 @@ class RedisWayBack:
         """Cancel, and catch what an outstanding BRPOP may still deliver: kombu would put it at the tail."""
         tasks = self._consumer.task_consumer
         self._broadcasts.stop()
+        if self._awaits_reply and not self._first_reply:
+            # It has come, and perhaps others since: what went back before them is no longer where it was put.
+            self._handed_back.clear()
+        self._awaits_reply = False
+        self._first_reply.clear()
         queues = [name for name in tasks._active_tags if not self._broadcasts.has(name)]
         for queue in queues:
             tag = tasks._active_tags[queue]
@@ -117,6 +127,7 @@ class RedisWayBack:
         if self._broadcasts.has(queue):
             self._broadcasts.stop_queue(queue)
             return
+        self._first_reply.pop(queue, None)
         self._consumer.task_consumer.cancel_by_queue(queue)
         self._channel.connection._callbacks[queue] = self._late_callback(queue)
 
@@ -126,9 +137,29 @@ class RedisWayBack:
 
     def before_consuming(self) -> None:
         """Undo what `stop_consuming` put over the channel's credit; Celery may have put something there too."""
-        self._handed_back.clear()
+        if not self._channel._in_poll:
+            # No reply is under way that may have left before these went back.
+            self._handed_back.clear()
         self._give_credit_back()
         self._broadcasts.go_on()
+
+    def _catch_first_reply(self, queue: str) -> None:
+        """Where a pause was taken back at once, the reply of a BRPOP from before it may still be under way.
+
+        What is in it left its queue before others of ours went back there, and belongs behind them: it is put there,
+        and does not start in front of them. Which queue it is of is not known before it comes. Where that BRPOP
+        brings nothing, the next reply is caught, and its message goes back to the head that it came from.
+        """
+        callbacks = self._channel.connection._callbacks
+        self._first_reply[queue] = callbacks[queue]
+        self._awaits_reply = True
+
+        def arrived(raw: dict[str, Any]) -> None:
+            callbacks.update(self._first_reply)
+            self._first_reply.clear()
+            self._late_callback(queue)(raw)
+
+        callbacks[queue] = arrived
 
     def _give_credit_back(self) -> None:
         qos = self._channel.qos
@@ -287,6 +318,9 @@ class RedisWayBack:
             while self._late:
                 self._hand_back_late(channel, client, self._late[0])
                 self._late.pop(0)
+        if self._awaits_reply and not self._first_reply:
+            self._awaits_reply = False
+            self._handed_back.clear()
 
     def _store_what_is_gone(self, channel: Any, client: Any) -> None:
         for debts in (self._owed, self._aside):
