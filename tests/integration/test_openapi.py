@@ -43,6 +43,8 @@ def answered(world: World) -> tuple[dict[str, Any], Answers]:
     ask("POST", PAUSE_PATH, json=RESUME)
     story.append(ask("GET", f"/api/holds/{hold}"))
     assert story[-1].json()["drains"][0]["receipt"] is not None
+    raised = world.client(plane, "admin").post("/api/system/epoch", json={"reason": "restored", "above": "1.9"})
+    assert raised.status_code == 200, raised.text
     return ask("GET", "/openapi.json").json(), {
         ("get", PAUSE_PATH): [state],
         ("post", PAUSE_PATH): [paused, resumed],
@@ -50,6 +52,7 @@ def answered(world: World) -> tuple[dict[str, Any], Answers]:
         ("get", "/api/holds/{hold_id}"): story,
         ("get", paths["workers"]): [workers],
         ("post", "/api/workers/{nodename}/forget"): [forgotten],
+        ("post", "/api/system/epoch"): [raised],
         ("get", paths["audit"]): [ask("GET", paths["audit"])],
         ("get", "/healthz"): [ask("GET", "/healthz")],
         ("get", "/readyz"): [ask("GET", "/readyz")],

@@ -15,6 +15,7 @@ from kombu import Connection, Consumer, Exchange, Queue
 from kombu.common import Broadcast
 
 from sluicegate.control.embedded import EmbeddedValkey
+from sluicegate.schemas.beats import RunningTask
 from sluicegate.schemas.holds.hold import Hold, Holds
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import Scope, Subject
@@ -60,6 +61,9 @@ class Pool:
 
     def forget_looks(self) -> None: ...
 
+    def forgotten(self) -> tuple[RunningTask, ...]:
+        return ()
+
 
 class Listener:
     """A worker that consumes a queue of its own and a broadcast."""
@@ -72,7 +76,7 @@ class Listener:
         self.options = {"unacked_key": f"unacked-{self.name}", "unacked_index_key": f"index-{self.name}"}
         timer: Any = SimpleNamespace(call_later=lambda *_: SimpleNamespace(cancel=lambda: None), _queue=[])
         timer.schedule = timer
-        self.worker: Any = SimpleNamespace(hub=timer, timer=timer)
+        self.worker: Any = SimpleNamespace(hub=timer, timer=timer, app=SimpleNamespace(tasks={}), concurrency=1)
         self.loop = HubLoop(self.worker)
         self.pool = Pool(self.worker)
         self.way_back = RedisWayBack()
@@ -105,6 +109,10 @@ class Listener:
                 task_buckets={},
                 timer=self.worker.timer,
                 connection_errors=self.connection.connection_errors,
+                app=self.worker.app,
+                on_unknown_task=None,
+                on_invalid_task=None,
+                on_decode_error=None,
             )
         )
         self.tasks.consume()

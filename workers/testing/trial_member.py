@@ -19,6 +19,7 @@ from sluicegate.workers.celery_inside.yields import prepare_tasks
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.cursors import Cursors
 from sluicegate.workers.follower import Follower
+from sluicegate.workers.following import Following
 from sluicegate.workers.gate import Gate
 from sluicegate.workers.hands import Hands
 from sluicegate.workers.report import Identity, Report
@@ -31,6 +32,8 @@ class _Nobody:
 
     is_stale = False
     refused: Mapping[str, int] = MappingProxyType({})
+    following = Following()
+    shown: str | None = None
 
 
 class TrialMember:
