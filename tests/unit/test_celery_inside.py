@@ -193,7 +193,7 @@ def test_the_installed_version_is_one_that_was_read(package):
         (redis.Channel._queue_bind, "self._fanout_queues[queue] = ("),
         (redis.Channel._basic_cancel, "self._unsubscribe_from(queue)"),
         (redis.MultiChannelPoller._register_LISTEN, "if not channel._in_listen: channel._subscribe()"),
-        (redis.Channel, "self.connection._deliver(message, self._fanout_to_queue[exchange])"),
+        (redis.Channel, "message, self._fanout_to_queue[exchange])"),
         (virtual.QoS.__init__, "self._quick_ack = self._dirty.add"),
         # AMQP: a consumer's callback is found by its tag until the broker has confirmed its cancel.
         (amqp.Channel._on_basic_deliver, "fun = self.callbacks[consumer_tag]"),
