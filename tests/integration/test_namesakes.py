@@ -199,6 +199,8 @@ def test_one_whose_words_cannot_be_read_is_unknown_beside_one_whose_can(world: W
     """L4. It is not remembered in the place of what was legible."""
     plane = world.replica()
     with beating(heart(world, "legible", tmp_path)):
+        # The other way round the second would have replaced the first.
+        eventually(lambda: "legible" in states(plane))
         world.beat(W, incarnation="older")
         eventually(lambda: "older" in states(plane))
     world.leave(W, b"\xff")
