@@ -534,6 +534,29 @@ def test_a_reply_that_catches_what_went_back_itself_gives_it_back_in_front(bench
     assert bench.redis.hlen(bench.stored) == 3
 
 
+def test_the_first_that_comes_after_a_queue_hold_is_in_front_of_the_next(valkey):
+    """A BRPOP of the free queue is out at the release; kombu sends the next one before anybody looks at the worker."""
+    name = f"two-{uuid4().hex[:8]}"
+    held, free = (Queue(f"{name}-{what}", Exchange(f"{name}-{what}"), routing_key=what) for what in ("held", "free"))
+    bench = Bench(valkey, [held, free], brpop_timeout=1)
+    bench.gate.subject_of = lambda request: subject_of(request, Subject())
+    bench.books.queues = lambda: (held.name, free.name)
+    try:
+        bench.send(1, 2, 3, 4)
+        bench.open_and_receive(4)
+        _hold(bench, f"queue:{held.name}")
+        bench.hands.tend()
+        assert bench.waiting(held.name) == [2, 3, 4]
+        with suppress(TimeoutError):
+            bench.connection.drain_events(timeout=0.05)
+        bench.resume()
+        bench.hands.tend()
+        bench.receive(7)
+        assert [_number(parcel.message._raw) for parcel in bench.arrived] == [1, 2, 3, 4, 2, 3, 4]
+    finally:
+        bench.close()
+
+
 def _received(bench, count):
     """The numbers of all that has come, once `count` messages have; the worker is woken where it calls for that."""
 

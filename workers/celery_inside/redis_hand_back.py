@@ -158,6 +158,9 @@ class RedisWayBack:
             callbacks.update(self._first_reply)
             self._first_reply.clear()
             self._late_callback(queue)(raw)
+            # Before the next BRPOP is sent, which would bring what comes after it. Where it fails it stays owed.
+            with suppress(Exception):
+                self.hand_back()
 
         callbacks[queue] = arrived
 
