@@ -144,7 +144,7 @@ def test_s1_s5_a_task_hold_sets_that_task_aside_and_lets_the_rest_of_its_queue_r
         fleet.watch()
         fleet.start(slots=1)
         fleet.wait_open()
-        for number in range(0, 40, 2):
+        for number in range(0, 120, 2):
             send(fleet, [number])
             send(fleet, [number + 1], task="stubborn")
         fleet.wait_started(4)
@@ -152,19 +152,19 @@ def test_s1_s5_a_task_hold_sets_that_task_aside_and_lets_the_rest_of_its_queue_r
         try:
             wait_applied(fleet)
             at = now_us()
-            until("the other task is done", lambda: fleet.ended() >= set(range(0, 40, 2)))
+            until("the other task is done", lambda: fleet.ended() >= set(range(0, 120, 2)))
             late = [r.seq for r in fleet.read_records() if r.event == "start" and r.at_us > at and r.seq % 2]
             assert late == []
             until("the queue is empty", lambda: not fleet.contents().queued and not fleet.contents().unacked)
-            held = sorted({*range(1, 40, 2)} - fleet.started())
+            held = sorted({*range(1, 120, 2)} - fleet.started())
             assert len(held) >= 5
             fleet.workers["w1"].kill()
         finally:
             release(fleet, "task:fleet.stubborn")
         fleet.restart()
-        until("all are done", lambda: fleet.ended() == set(range(40)))
+        until("all are done", lambda: fleet.ended() == set(range(120)))
         assert order_of(fleet, held) == held
-        assert fleet.count_starts() == 40
+        assert fleet.count_starts() == 120
 
 
 def test_a_quiesced_task_waits_while_another_of_its_worker_goes_on(stack: Stack) -> None:
