@@ -540,7 +540,7 @@ def test_the_first_that_comes_after_a_queue_hold_is_in_front_of_the_next(valkey)
     held, free = (Queue(f"{name}-{what}", Exchange(f"{name}-{what}"), routing_key=what) for what in ("held", "free"))
     bench = Bench(valkey, [held, free], brpop_timeout=1)
     bench.gate.subject_of = lambda request: subject_of(request, Subject())
-    bench.books.queues = lambda: (held.name, free.name)
+    bench.books.queues = lambda: (held.name, free.name)  # type: ignore[method-assign]
     try:
         bench.send(1, 2, 3, 4)
         bench.open_and_receive(4)
