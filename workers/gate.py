@@ -141,13 +141,18 @@ class Gate(Generic[R]):
     def let_through(self, start: Callable[[list[R]], None], requests: Sequence[R]) -> list[R]:
         """Start those of `requests` that may, together; those that are held come back, and nothing was done of them."""
         with self._lock:
-            free: list[R] = []
-            held: list[R] = []
-            for request in requests:
-                (held if self.holds_back(request) else free).append(request)
+            free, held = self.part(requests)
             if free:
                 start(free)
             return held
+
+    def part(self, requests: Sequence[R]) -> tuple[list[R], list[R]]:
+        """Those that would be let through now, and those that are held; as `holds_back`."""
+        free: list[R] = []
+        held: list[R] = []
+        for request in requests:
+            (held if self.holds_back(request) else free).append(request)
+        return free, held
 
     def note_begin(self, note: Callable[[], None], subject: Subject) -> bool:
         """As `pass_through`, for what is no task: call `note` if nothing holds `subject`."""

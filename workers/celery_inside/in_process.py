@@ -78,10 +78,7 @@ class PoolWithin:
     def _let_through(self, start: Callable[[list[Any]], None], requests: Sequence[Any]) -> list[Any]:
         """A hand-over is not a start, and may take as long as the task: not under the gate's lock."""
         assert self._gate is not None
-        free: list[Any] = []
-        held: list[Any] = []
-        for request in requests:
-            (held if self._gate.holds_back(request) else free).append(request)
+        free, held = self._gate.part(requests)
         if free:
             start(free)
         return held
