@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +15,15 @@ from typing import Literal, Self
 
 from sluicegate.control.embedded.ports import LOOPBACK
 from sluicegate.control.embedded.postgres_binaries import find_binaries, nobody
-from sluicegate.control.embedded.process import Account, EmbeddedServerError, ServerProcess, start_on_a_port
+from sluicegate.control.embedded.process import (
+    PATIENCE_S,
+    Account,
+    EmbeddedServerError,
+    ServerProcess,
+    start_on_a_port,
+)
 
-_START_WITHIN_S = 60.0  # crash recovery included
+_NAMED = Path(__file__).with_name("named.py")
 _STOP_WITHIN_S = 60.0  # its last checkpoint included
 _STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
@@ -71,7 +79,7 @@ class EmbeddedPostgres:
         self._server, self._port = start_on_a_port(
             lambda port: self._spawn(binaries, port),
             lambda port, server: _is_ready(self.data_dir, server.pid),
-            _START_WITHIN_S,
+            PATIENCE_S,
             wanted=self._port,
         )
 
@@ -112,10 +120,10 @@ class EmbeddedPostgres:
         draft.mkdir(parents=True, mode=0o700)
         os.chown(draft, self._account.uid, self._account.gid)
         with _reachable(draft, self._account) as (path, pass_fds):
-            command = [str(binaries / "initdb"), "-D", path, "-U", "postgres", "-A", "trust"]
+            command = [*_named(), str(binaries / "initdb"), "-D", path, "-U", "postgres", "-A", "trust"]
             command += ["--locale=C", "-E", "UTF8", *([] if self._durable else ["--no-sync"])]
             initdb = ServerProcess(command, self.log, signal.SIGKILL, self._account, pass_fds)
-        initdb.finish(_START_WITHIN_S)
+        initdb.finish(PATIENCE_S)
         draft.rename(self.data_dir)
 
     def _spawn(self, binaries: Path, port: int) -> ServerProcess:
@@ -156,6 +164,15 @@ def _lock_file(data_dir: Path) -> list[str]:
         return (data_dir / "postmaster.pid").read_text().splitlines()
     except FileNotFoundError:
         return []
+
+
+def _named() -> list[str]:
+    """What to put before a program that asks for its user's name, where this user has none, as in some containers."""
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return [sys.executable, "-I", "-S", str(_NAMED)]
+    return []
 
 
 def _forget_stale_lock(data_dir: Path) -> None:

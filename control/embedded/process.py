@@ -21,6 +21,8 @@ from sluicegate.schemas.errors import Unavailable
 _LEASH = Path(__file__).with_name("leash.py")
 _LOOK_EVERY_S = 0.005
 _PORTS_TO_TRY = 5
+PATIENCE_S = 300.0
+"""How long a server may take to be ready: on a busy machine, and to recover. One that ends is noticed at once."""
 
 _Child = subprocess.Popen[bytes]
 _Start = Callable[[], _Child]

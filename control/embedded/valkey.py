@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Self
 
 from sluicegate.control.embedded.ports import LOOPBACK
-from sluicegate.control.embedded.process import EmbeddedServerError, ServerProcess, start_on_a_port
+from sluicegate.control.embedded.process import PATIENCE_S, EmbeddedServerError, ServerProcess, start_on_a_port
 
-_START_WITHIN_S = 20.0
 _LOCK_WITHIN_S = 1.0
+_ANSWER_S = 10.0
 
 
 class EmbeddedValkey:
@@ -60,7 +60,7 @@ class EmbeddedValkey:
         self._server, self._port = start_on_a_port(
             lambda port: self._spawn(program, port),
             lambda port, server: _is_ready(port, server.pid),
-            _START_WITHIN_S,
+            PATIENCE_S,
             wanted=self._port,
         )
 
@@ -115,7 +115,7 @@ class EmbeddedValkey:
 def _is_ready(port: int, pid: int) -> bool:
     """Whether it is OUR server that answers there, and with its data loaded."""
     try:
-        with socket.create_connection((LOOPBACK, port), timeout=1.0) as connection:
+        with socket.create_connection((LOOPBACK, port), timeout=_ANSWER_S) as connection:
             connection.sendall(b"INFO server\r\nPING\r\nQUIT\r\n")
             answer = b"".join(iter(lambda: connection.recv(65_536), b""))
     except OSError:

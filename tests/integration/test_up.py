@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -12,10 +13,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from sluicegate.control.embedded import process as process_module
 from sluicegate.control.process.stack import Stack
 from sluicegate.schemas.exits import Exit
 
@@ -32,11 +35,11 @@ def environ(state_dir: Path) -> dict[str, str]:
 
 
 @contextmanager
-def up(state_dir: Path) -> Iterator[subprocess.Popen[str]]:
-    """A running `sluicegate up`; killed with all it started where the test has not ended it."""
+def up(state_dir: Path, *before: str) -> Iterator[subprocess.Popen[str]]:
+    """A running `sluicegate up`; killed with what it started where the test has not. `before` runs the command."""
     (state_dir / "env").unlink(missing_ok=True)
     process = subprocess.Popen(
-        [sys.executable, "-m", "sluicegate.control.cli", "up", "--actor", "alice"],
+        [*before, sys.executable, "-m", "sluicegate.control.cli", "up", "--actor", "alice"],
         env=environ(state_dir),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -120,6 +123,31 @@ def test_up_keeps_what_was_held_over_a_stop_and_over_a_kill(state_dir: Path) -> 
         assert "kept over a restart" in beside(state_dir, "status").stdout
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+
+
+NAMELESS = ("unshare", "--user", "--map-user=54321", "--map-group=54321")
+"""Runs a command as a user that /etc/passwd does not know, as containers do; its files stay this user's."""
+
+
+@pytest.mark.timeout(300)
+def test_up_serves_a_user_without_a_name(state_dir: Path) -> None:
+    """The first start makes a database, which is what wanted a name; the second finds it."""
+    if shutil.which("unshare") is None or subprocess.run([*NAMELESS, "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody make a user namespace")
+    for _ in range(2):
+        with up(state_dir, *NAMELESS) as process:
+            assert beside(state_dir, "status").returncode == Exit.OK
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+
+
+@pytest.mark.timeout(300)
+def test_a_busy_machine_is_waited_for(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that runs twenty times as fast, all takes twenty times as long."""
+    fast = SimpleNamespace(monotonic=lambda: 20 * time.monotonic(), sleep=time.sleep)
+    monkeypatch.setattr(process_module, "time", fast)
+    with Stack(state_dir, durable=False) as stack:
+        assert stack.lost_part() is None
 
 
 @pytest.mark.timeout(300)
