@@ -11,10 +11,13 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
-from sluicegate.schemas.snapshots import NOTHING, Edition
+from sluicegate.schemas.snapshots import MAX_EPOCH, MAX_VERSION, NOTHING, Edition
 from sluicegate.workers.log import logger
 
 log = logger(__name__)
+
+LARGEST = 1000
+"""Of what is read of the file, in characters: ours has some forty."""
 
 
 class Memory:
@@ -26,13 +29,12 @@ class Memory:
         self._complained = False
 
     def load(self) -> Edition:
-        """The edition applied last; NOTHING where there is no file or it cannot be read."""
+        """The edition applied last; NOTHING where there is no file or it cannot be read, whatever is in its place."""
         try:
-            data = json.loads(self.path.read_text())
-            edition = Edition(int(data["epoch"]), int(data["version"]))
+            edition = _parsed(_read(self.path))
         except FileNotFoundError:
             return NOTHING
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # a file may hold anything (RecursionError, for one), and a worker must start
             log.warning("sluicegate: %s cannot be read (%s): going on without what was remembered", self.path, error)
             return NOTHING
         self._saved = edition
@@ -60,3 +62,24 @@ class Memory:
                 self._complained = True
             return
         self._saved = edition
+
+
+def _read(path: Path) -> str:
+    # Reading what is no file may never end, and what is so long is not ours.
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")
+    with path.open(encoding="utf-8") as file:
+        text = file.read(LARGEST + 1)
+    if len(text) > LARGEST:
+        raise ValueError(f"it has more than {LARGEST} characters")
+    return text
+
+
+def _parsed(text: str) -> Edition:
+    """Raises ValueError for what no control plane has published: as a fence it would be obeyed for ever."""
+    data = json.loads(text)
+    epoch, version = data["epoch"], data["version"]
+    is_whole = type(epoch) is int and type(version) is int
+    if not is_whole or not 0 <= epoch <= MAX_EPOCH or not 0 <= version <= MAX_VERSION:
+        raise ValueError("it has no edition")
+    return Edition(epoch, version)

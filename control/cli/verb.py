@@ -160,13 +160,29 @@ def reported(*, as_json: bool) -> Iterator[None]:
 
 @contextmanager
 def needs_extra(name: str) -> Iterator[None]:
-    """Turn the absence of a server's package into MissingExtra, which says what to install."""
+    """Turn the absence of a server's package into MissingExtra, which says what to install.
+
+    What a package of others needs and does not find is told as it is: the extra is installed then, and not whole.
+    """
     try:
         yield
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "sluicegate":
+        missing = error.name or str(error)
+        if missing.partition(".")[0] == "sluicegate":
             raise
-        raise MissingExtra(f"this needs the {name} extra: pip install 'sluicegate[{name}]'") from None
+        wanted_by = _importer(error).partition(".")[0]
+        if wanted_by == "sluicegate":
+            raise MissingExtra(f"this needs the {name} extra: pip install 'sluicegate[{name}]'") from None
+        raise MissingExtra(
+            f"{wanted_by}, which the {name} extra brings, does not find the module {missing!r}: the installation "
+            f"is not whole; pip install --force-reinstall 'sluicegate[{name}]'"
+        ) from None
+
+
+def _importer(error: ModuleNotFoundError) -> str:
+    """The module that wanted the one that is missing: the last in the way that is not the import system itself."""
+    names = [str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((name for name in reversed(names) if name.partition(".")[0] not in ("importlib", "")), "sluicegate")
 
 
 def _wants_traceback() -> bool:

@@ -506,6 +506,18 @@ def test_a_server_verb_without_its_extra_says_what_to_install(monkeypatch: pytes
     assert_refused(call(None, "db", "current"), Exit.USAGE, "pip install 'sluicegate[control]'")
 
 
+def test_a_package_that_lacks_a_module_is_not_taken_for_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installing the extra again would change nothing; the line names what is missing, and to whom."""
+    rooms = ("sluicegate.control.store.migrate", "alembic", "mako")
+    for name in [name for name in sys.modules if name.startswith(rooms)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "mako", None)
+    monkeypatch.delattr("sluicegate.control.store.migrate", raising=False)
+    result = call(None, "db", "current")
+    assert_refused(result, Exit.USAGE, "alembic, which the control extra brings, does not find the module 'mako")
+    assert "--force-reinstall" in result.stderr
+
+
 def test_keys_are_made_once_and_shown_again(tmp_path: Path) -> None:
     file = tmp_path / "signing.key"
     made = call(None, "keys", "create", str(file))
