@@ -115,7 +115,7 @@ class Client:
 
     def forget(self, nodename: str, *, reason: str) -> Reply[ForgetAnswer]:
         """Take a worker that will not come back out of the count; NotFound where there is none."""
-        path = f"/api/workers/{quote(nodename, safe='@')}/forget"
+        path = f"/api/workers/{_quoted(nodename)}/forget"
         # Not tried twice: the second try would find it forgotten, and report the success as a failure.
         return self._typed(self._send("POST", path, json=ForgetRequest(reason=reason).to_json()), ForgetAnswer)
 
@@ -177,6 +177,11 @@ class Client:
         if answer.is_success and isinstance(body, dict):
             return body
         raise to_error(answer.status_code, body, self.origin)
+
+
+def _quoted(nodename: str) -> str:
+    # `.` and `..` would be taken for steps along the path.
+    return quote(nodename, safe="@").replace(".", "%2E") if set(nodename) == {"."} else quote(nodename, safe="@")
 
 
 def _why(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
@@ -174,7 +175,7 @@ def warnings(workers: Iterable[WorkerBody]) -> Iterator[str]:
         if worker.state == WorkerState.UNKNOWN:
             yield (
                 f"warning: {worker.nodename} has been silent since {stamp(worker.last_seen_at)}: it may be running "
-                f"anything (`sluicegate workers forget {worker.nodename}` once it is known to be dead)"
+                f"anything (`sluicegate workers forget {typed(worker.nodename)}` once it is known to be dead)"
             )
         if worker.ahead:
             yield (
@@ -197,6 +198,21 @@ def warnings(workers: Iterable[WorkerBody]) -> Iterator[str]:
         if worker.refused:
             refused = ", ".join(f"{code} {count}" for code, count in sorted(worker.refused.items()))
             yield f"warning: {worker.nodename} refused states it must not obey: {refused}"
+
+
+def typed(name: str) -> str:
+    """`name` as one argument of a shell's command line; one with control characters as bash, ksh and zsh have it."""
+    if name.isprintable():
+        word = shlex.quote(name)
+    else:
+        escaped = "".join(one if one.isprintable() and one not in "\\'" else _escaped(one) for one in name)
+        word = f"$'{escaped}'"
+    # What begins with a dash would be taken for an option.
+    return f"-- {word}" if name.startswith("-") else word
+
+
+def _escaped(one: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in one.encode(errors="replace"))
 
 
 def _agrees(worker: WorkerBody) -> bool:

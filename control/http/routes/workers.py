@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from fastapi import Request
+from starlette.convertors import StringConvertor, register_url_convertor
 
 from sluicegate.control.access.tokens import Right
 from sluicegate.control.http.guard import Guard, GuardedRouter, Tried, caller_of, parts_of, reads, scope_of
 from sluicegate.control.http.problems import errors
 from sluicegate.schemas.api.workers import ForgetAnswer, ForgetRequest, WorkersAnswer
+
+
+class _AnyText(StringConvertor):
+    """A part of a path with whatever stands in it: a nodename may have slashes, and line breaks too."""
+
+    regex = r"(?s:.+)"
+
+
+register_url_convertor("anytext", _AnyText())
 
 router = GuardedRouter(tags=["workers"])
 
@@ -22,7 +32,9 @@ def _forgets(request: Request, body: bytes) -> Tried:
     return Tried("worker_forgotten", scope_of(f"worker:{request.path_params['nodename']}"))
 
 
-@router.guarded("POST", "/workers/{nodename:path}/forget", Guard(Right.OPERATOR, _forgets), responses=errors(404, 409))
+@router.guarded(
+    "POST", "/workers/{nodename:anytext}/forget", Guard(Right.OPERATOR, _forgets), responses=errors(404, 409)
+)
 def forget_worker(request: Request, nodename: str, body: ForgetRequest) -> ForgetAnswer:
     """Stops counting a worker that fell silent, until it beats again."""
     forgotten = parts_of(request).fleet.forget(nodename, reason=body.reason, actor=caller_of(request).name)
