@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import json
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from sluicegate.control.access.admission import Attempt
 from sluicegate.control.access.tokens import Caller, Right
@@ -33,7 +36,8 @@ class Tried:
 class Guard:
     """What a route needs: the right of its caller; and how to tell what is tried, for the audit.
 
-    `tried` is asked before the body is parsed, with the bytes of it (none of one that is too large).
+    `tried` is asked before the body is parsed, with the bytes of it: none of one that is too large, and none of one
+    whose sender has no valid token.
     """
 
     right: Right
@@ -64,11 +68,21 @@ class GuardedRoute(APIRoute):
         guard = self.guard
 
         async def guarded(request: Request) -> Response:
-            refusal = await _read_body(request)
+            # The token comes first: a stranger must not make us wait for a body, nor keep one in memory.
+            request.state.caller = await run_in_threadpool(_authenticate, request, guard)
+            connection = getattr(request.state, "connection", None)
+            if connection is not None:
+                connection.know()
+            try:
+                refusal = await _read_body(request)
+            except ClientDisconnect:
+                return Response(status_code=400)  # to nobody
             body = b"" if refusal else await request.body()
-            request.state.caller = await run_in_threadpool(_admit, request, guard, body)
+            await run_in_threadpool(_authorise, request, guard, body)
             if refusal is not None:
                 raise refusal
+            _refuse_repetitions(request.query_params.multi_items())
+            _parse(request, body)
             return await handle(request)
 
         return guarded
@@ -103,18 +117,43 @@ def caller_of(request: Request) -> Caller:
     return caller
 
 
-def _admit(request: Request, guard: Guard, body: bytes) -> Caller:
+def _attempt(request: Request, guard: Guard, body: bytes) -> Attempt:
     tried = guard.tried(request, body)
-    attempt = Attempt(
+    return Attempt(
         action=tried.action,
         client=request.client.host if request.client else "",
         scope=tried.scope,
         details={"method": request.method, "path": request.url.path},
     )
+
+
+def _authenticate(request: Request, guard: Guard) -> Caller:
     access = parts_of(request).access
-    caller = access.authenticate(request.headers.get("authorization"), attempt)
-    access.authorise(caller, guard.right, attempt)
-    return caller
+    return access.authenticate(request.headers.get("authorization"), _attempt(request, guard, b""))
+
+
+def _authorise(request: Request, guard: Guard, body: bytes) -> None:
+    parts_of(request).access.authorise(caller_of(request), guard.right, _attempt(request, guard, body))
+
+
+def _refuse_repetitions(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
+    """The pairs as a dict; raises InvalidInput where a name stands twice: each reader would take another of the two."""
+    found: dict[str, object] = {}
+    for name, value in pairs:
+        if name in found:
+            raise InvalidInput(name, "stands there twice")
+        found[name] = value
+    return found
+
+
+def _refuse_constant(word: str) -> None:
+    raise InvalidInput("body", f"is not JSON: it has no {word}")
+
+
+def _parse(request: Request, body: bytes) -> None:
+    """Parses the body for FastAPI, stricter than it would; what is no JSON at all is left to it to say."""
+    with suppress(ValueError, RecursionError):
+        request._json = json.loads(body, object_pairs_hook=_refuse_repetitions, parse_constant=_refuse_constant)
 
 
 async def _read_body(request: Request) -> InvalidInput | None:

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from sluicegate.control.http.headers import SECURE
 from sluicegate.schemas.api.errors import ErrorBody
 from sluicegate.schemas.errors import InvalidInput, NotAuthenticated, Refused, SluicegateError
 
@@ -36,7 +37,7 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def problem(status: int, code: str, message: str, field: str | None = None, **more: Any) -> JSONResponse:
     """`{"error": {code, message, field?}}`, and beside it what stands in the way."""
     error = {"code": code, "message": _sendable(message)} | ({} if field is None else {"field": _sendable(field)})
-    return JSONResponse({"error": error} | more, status)
+    return JSONResponse({"error": error} | more, status, dict(SECURE))
 
 
 def _sendable(text: str) -> str:

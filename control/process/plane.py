@@ -12,7 +12,9 @@ from types import FrameType
 
 import uvicorn
 
+from sluicegate.control.http import connections
 from sluicegate.control.http.app import build
+from sluicegate.control.http.few_lines import limit_the_servers_lines
 from sluicegate.control.process.compose import compose
 from sluicegate.schemas import settings
 from sluicegate.schemas.adapters.redis_client import refuse_cluster
@@ -20,7 +22,8 @@ from sluicegate.schemas.errors import DatabaseTooNew, InvalidSetting, NotMigrate
 
 logger = logging.getLogger("sluicegate.control")
 
-START_S = 10.0
+START_S = 120.0
+"""How long its HTTP server may take to come up, on a busy machine. One that fails ends, and is noticed at once."""
 STOP_S = 3.5
 
 
@@ -99,6 +102,7 @@ class ControlPlane:
         self._made.bus.close()
 
     def _serve(self, listener: socket.socket) -> None:
+        limit_the_servers_lines()
         config = uvicorn.Config(
             build(self.parts),
             log_config=None,
@@ -108,6 +112,11 @@ class ControlPlane:
             proxy_headers=False,
             timeout_graceful_shutdown=2,
             lifespan="off",
+            http=connections.of_room(connections.Room(connections.most_connections())),
+            ws="none",
+            timeout_keep_alive=connections.IDLE_S,
+            h11_max_incomplete_event_size=connections.LARGEST_HEAD_BYTES,
+            backlog=connections.ACCEPTED_AT_ONCE,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(

@@ -28,6 +28,12 @@ class Wire(BaseModel):
         return self.model_dump(mode="json", by_alias=True)
 
 
+class Asked(Wire):
+    """Base of what is asked for in JSON. Nothing is taken for what it is not: `0` is no `false`."""
+
+    model_config = ConfigDict(strict=True)
+
+
 class Answer(Wire):
     """Base of what the control plane answers. A reader ignores a field it does not know: answers may grow."""
 

@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import WithJsonSchema
 
-from sluicegate.schemas.api.base import Answer, Wire
+from sluicegate.schemas.api.base import Answer, Asked
 from sluicegate.schemas.api.pausing import SystemBody
 from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.snapshots import MAX_EPOCH, MAX_VERSION, Edition
 
 
-class EpochRequest(Wire):
+class EpochRequest(Asked):
     """`POST /api/system/epoch`. `above`: `EPOCH.VERSION`, or null for the furthest that a worker stands at."""
 
     reason: Annotated[Any, WithJsonSchema({"type": "string"})] = None

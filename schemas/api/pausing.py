@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, WithJsonSchema
 
 from sluicegate.schemas.api.audit import AuditTail
-from sluicegate.schemas.api.base import Answer, Instant, Wire
+from sluicegate.schemas.api.base import Answer, Asked, Instant
 from sluicegate.schemas.api.holds import HoldBody, QueueBody
 from sluicegate.schemas.api.workers import RunningBody
 from sluicegate.schemas.holds.hold import Cause, HoldKey, Holds
@@ -22,7 +22,7 @@ _Text = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "n
 _Seconds = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "null"}]})]
 
 
-class PauseRequest(Wire):
+class PauseRequest(Asked):
     """`POST /api/system/worker-pause`. Only `action` and `reason` (and `mode` for a pause) are needed."""
 
     action: Literal["pause", "resume"]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, WithJsonSchema
 
-from sluicegate.schemas.api.base import Answer, Instant, Wire
+from sluicegate.schemas.api.base import Answer, Asked, Instant
 from sluicegate.schemas.beats import RunningTask
 from sluicegate.schemas.progress import WorkerView, has_work_of, is_of
 from sluicegate.schemas.scopes import Scope, Subject
@@ -114,7 +114,7 @@ class WorkersAnswer(Answer):
         return cls(workers=[WorkerBody.of(worker) for worker in workers])
 
 
-class ForgetRequest(Wire):
+class ForgetRequest(Asked):
     """`POST /api/workers/{nodename}/forget`. The reason is judged with the other rules, not by its type alone."""
 
     reason: Annotated[Any, WithJsonSchema({"type": "string"})] = None
