@@ -33,21 +33,35 @@ _OTHERS_KEPT = 8
 #
 # The score is the server's own time: leases are counted on one clock, whatever the workers' clocks say. The beat of
 # another life that ours takes the place of is kept (schemas.lives): that one may be alive. Only commands that the
-# access rules of earlier versions allow: ZADD with INCR of 0 reads a score.
+# access rules of earlier versions allow: ZADD with INCR of 0 reads a score. A key of another type than ours is taken
+# away, and what is no life in what is kept is left out: nobody's junk may keep a worker from beating.
 _SCRIPT = f"""
 local time = redis.call('TIME')
 local at = string.format('%d.%06d', tonumber(time[1]), tonumber(time[2]))
 local me, came = ARGV[3], {{}}
-local before, kept = redis.call('GET', KEYS[1]), redis.call('GET', KEYS[3])
+local function try(key, ...)
+  local said = redis.pcall(...)
+  if type(said) ~= 'table' then return said end
+  if not string.find(said.err, 'WRONGTYPE', 1, true) then error(said.err) end
+  redis.call('DEL', key)
+  return false
+end
+local before, kept = try(KEYS[1], 'GET', KEYS[1]), try(KEYS[3], 'GET', KEYS[3])
 local lives = {{}}
 if kept then
   local is_read, found = pcall(cjson.decode, kept)
-  if is_read and type(found) == 'table' then lives = found end
+  if is_read and type(found) == 'table' then
+    for life, said in pairs(found) do
+      if type(life) == 'string' and type(said) == 'table' and type(said.beat) == 'string' and tonumber(said.at) then
+        lives[life] = said
+      end
+    end
+  end
 end
 if before and not string.find(before, '"incarnation":"' .. me .. '"', 1, true) then
   local is_read, other = pcall(cjson.decode, before)
   if is_read and type(other) == 'table' and type(other.incarnation) == 'string' then
-    local seen = redis.call('ZADD', KEYS[2], 'XX', 'INCR', 0, ARGV[2])
+    local seen = try(KEYS[2], 'ZADD', KEYS[2], 'XX', 'INCR', 0, ARGV[2])
     local known = lives[other.incarnation]
     lives[other.incarnation] = {{at = seen or '0', since = known and known.since, beat = before}}
   end
@@ -75,7 +89,7 @@ elseif kept then
   redis.call('DEL', KEYS[3])
 end
 redis.call('SET', KEYS[1], ARGV[1])
-redis.call('ZADD', KEYS[2], at, ARGV[2])
+if not try(KEYS[2], 'ZADD', KEYS[2], at, ARGV[2]) then redis.call('ZADD', KEYS[2], at, ARGV[2]) end
 return came
 """
 

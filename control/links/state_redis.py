@@ -5,6 +5,7 @@ Nothing here is trusted or durable: what it holds is checked by whoever reads it
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +13,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from sluicegate.schemas import names
 from sluicegate.schemas.adapters.redis_client import connect, refuse_cluster
 from sluicegate.schemas.errors import Unavailable
 from sluicegate.schemas.redis_urls import Place
+
+logger = logging.getLogger("sluicegate.control")
 
 MAX_ENVELOPE_BYTES = 1 << 20
 """More than this cannot be ours: it is overwritten without being read."""
@@ -44,6 +47,10 @@ redis.call('PUBLISH', ARGV[4], ARGV[5])
 return 1
 """
 )
+
+
+# Takes a key away that is not of the type ARGV[1]; one that a worker has made anew meanwhile stays. Was it?
+_CLEAR = "return redis.call('TYPE', KEYS[1]).ok ~= ARGV[1] and redis.call('DEL', KEYS[1]) or 0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,7 @@ class Bus:
         self._snapshot_key = names.snapshot_key(namespace)
         self._read = self._client.register_script(_READ)
         self._replace = self._client.register_script(_REPLACE)
+        self._clear = self._client.register_script(_CLEAR)
 
     def refuse_cluster(self) -> None:
         """Raises InvalidSetting where a Redis Cluster answers; one that does not answer is not refused."""
@@ -109,9 +117,7 @@ class Bus:
     def heartbeats(self) -> tuple[datetime, list[Heard]]:
         """The server's time, and the last beat of every worker that it knows."""
         with self._translated():
-            scores: list[tuple[bytes, float]] = self._client.zrange(
-                names.beats_key(self._namespace), 0, -1, withscores=True
-            )
+            scores = self._scores()
             # A nodename that is no UTF-8 is not one that Celery made.
             known = [(name.decode(errors="replace"), score) for name, score in scores]
             keys = [names.beat_key(self._namespace, nodename) for nodename, _ in known]
@@ -126,6 +132,19 @@ class Bus:
             for (nodename, score), raw, others in zip(known, beats, lives, strict=True)
         ]
         return datetime.fromtimestamp(now, UTC), heard
+
+    def _scores(self) -> list[tuple[bytes, float]]:
+        """Who beat when. What is no index of beats is somebody's junk: it is taken away, and workers make it anew."""
+        key = names.beats_key(self._namespace)
+        try:
+            found: list[tuple[bytes, float]] = self._client.zrange(key, 0, -1, withscores=True)
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            if self._clear(keys=[key], args=["zset"]):
+                logger.error("ALARM wrong_type: %s was no index of heartbeats, and was taken away", key)
+            found = self._client.zrange(key, 0, -1, withscores=True)
+        return found
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
