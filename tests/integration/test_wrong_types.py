@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def test_l4_no_junk_in_redis_keeps_a_worker_from_beating(world: World, tmp_path:
             pipe.delete(key)
             pipe.execute_command(junk[0], key, *junk[1:])
             pipe.execute()
-            eventually(lambda after=before + 1: is_heard(after))
+            eventually(partial(is_heard, before + 1))
     bus.close()
 
 
