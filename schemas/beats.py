@@ -14,11 +14,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self
 
+from sluicegate.schemas import telling
 from sluicegate.schemas.errors import InvalidInput
-from sluicegate.schemas.snapshots import NOTHING, Edition
+from sluicegate.schemas.snapshots import MAX_EPOCH, MAX_VERSION, NOTHING, Edition
 from sluicegate.schemas.times import from_wire, from_wire_or_none, to_wire, to_wire_or_none
 
 BEAT_PROTOCOL = 1
+MAX_BEAT_BYTES = 1 << 20
+"""A heartbeat with more bytes is not read. Some 6,000 running tasks fit in."""
 
 MAX_SHOWN_CHARS = 1 << 16
 """A signed state that is longer is not shown: a heartbeat must stay small."""
@@ -67,14 +70,14 @@ class RunningTask:
 
     @classmethod
     def from_wire(cls, data: dict[str, Any]) -> Self:
-        """The inverse of `to_wire`; raises KeyError, TypeError or InvalidInput."""
+        """The inverse of `to_wire`; raises KeyError, TypeError, AttributeError or InvalidInput."""
         return cls(
-            id=str(data["id"]),
-            name=str(data["name"]),
+            id=telling.text(data["id"], "id"),
+            name=telling.text(data["name"], "name"),
             started_at=from_wire_or_none(data["startedAt"], "startedAt"),
             # Workers before 0.2 do not say.
-            is_waiting=bool(data.get("waiting", False)),
-            queue=None if data.get("queue") is None else str(data["queue"]),
+            is_waiting=telling.flag(data.get("waiting", False), "waiting"),
+            queue=telling.text_or_none(data.get("queue"), "queue"),
         )
 
 
@@ -116,7 +119,7 @@ class ForcedTask:
     def from_wire(cls, data: dict[str, Any]) -> Self:
         """The inverse of `to_wire`; raises KeyError, TypeError or InvalidInput."""
         at = from_wire(data["forcedAt"], "forcedAt")
-        return cls(task=RunningTask.from_wire(data), at=at, how=str(data["how"]))
+        return cls(task=RunningTask.from_wire(data), at=at, how=telling.text(data["how"], "how"))
 
 
 class End(StrEnum):
@@ -159,8 +162,8 @@ class EndedRun:
         return cls(
             task=RunningTask.from_wire(data),
             at=from_wire(data["endedAt"], "endedAt"),
-            end=str(data["end"]),
-            comes_again=None if again is None else bool(again),
+            end=telling.text(data["end"], "end"),
+            comes_again=None if again is None else telling.flag(again, "comesAgain"),
         )
 
 
@@ -255,49 +258,71 @@ class Beat:
     @classmethod
     def decode(cls, raw: bytes) -> Self:
         """The inverse of `encode`; raises InvalidInput. Unknown keys are ignored, so that beats may grow."""
+        if len(raw) > MAX_BEAT_BYTES:
+            raise InvalidInput("beat", f"has {len(raw)} bytes, at most {MAX_BEAT_BYTES} are read")
         try:
             data = json.loads(raw)
+        except (ValueError, RecursionError):
+            raise InvalidInput("beat", "is not JSON") from None
+        return cls.from_wire(data)
+
+    @classmethod
+    def from_wire(cls, data: Any) -> Self:
+        """The inverse of `to_wire`, whatever `data` is: raises InvalidInput, and nothing else."""
+        try:
             if data["v"] != BEAT_PROTOCOL:
-                raise InvalidInput("beat.v", f"{data['v']!r} is not protocol {BEAT_PROTOCOL}")
+                raise InvalidInput("beat.v", f"is not protocol {BEAT_PROTOCOL}")
+            ended = data.get("ended")
             return cls(
-                nodename=str(data["nodename"]),
-                incarnation=str(data["incarnation"]),
-                host=str(data["host"]),
-                pool=str(data["pool"]),
-                pid=int(data["pid"]),
-                seq=int(data["seq"]),
+                nodename=telling.text(data["nodename"], "nodename"),
+                incarnation=telling.text(data["incarnation"], "incarnation"),
+                host=telling.text(data["host"], "host"),
+                pool=telling.text(data["pool"], "pool"),
+                pid=telling.count(data["pid"], "pid"),
+                seq=telling.count(data["seq"], "seq"),
                 sent_at=from_wire(data["sentAt"], "sentAt"),
                 state=WorkerState(data["state"]),
-                applied=Edition(int(data["appliedEpoch"]), int(data["appliedVersion"])),
+                applied=_edition(data["appliedEpoch"], data["appliedVersion"]),
                 applied_at=from_wire_or_none(data["appliedAt"], "appliedAt"),
-                is_stale=bool(data["stale"]),
-                is_goodbye=bool(data["goodbye"]),
-                concurrency=int(data["concurrency"]),
-                queues=tuple(str(name) for name in data["queues"]),
-                running=tuple(RunningTask.from_wire(task) for task in data["running"]),
-                reserved=int(data["reserved"]),
-                refused={str(code): int(count) for code, count in data["refused"].items()},
-                labels={str(key): str(value) for key, value in data.get("labels", {}).items()},
-                enforces=tuple(str(kind) for kind in data.get("enforces", ENFORCED_AT_FIRST)),
-                yielded=tuple(YieldedTask.from_wire(one) for one in data.get("yielded", [])),
-                forced=tuple(ForcedTask.from_wire(one) for one in data.get("forced", [])),
-                ended=_ended(data.get("ended")),
-                beside=tuple(str(name) for name in data.get("beside", [])),
+                is_stale=telling.flag(data["stale"], "stale"),
+                is_goodbye=telling.flag(data["goodbye"], "goodbye"),
+                concurrency=telling.count(data["concurrency"], "concurrency"),
+                queues=_texts(data["queues"], "queues"),
+                running=tuple(map(RunningTask.from_wire, telling.listed(data["running"], "running"))),
+                reserved=telling.count(data["reserved"], "reserved"),
+                refused={code: telling.count(n, "refused") for code, n in _named(data["refused"], "refused").items()},
+                labels={
+                    key: telling.text(value, "labels")
+                    for key, value in _named(data.get("labels", {}), "labels").items()
+                },
+                enforces=_texts(data.get("enforces", ENFORCED_AT_FIRST), "enforces"),
+                yielded=tuple(map(YieldedTask.from_wire, telling.listed(data.get("yielded", []), "yielded"))),
+                forced=tuple(map(ForcedTask.from_wire, telling.listed(data.get("forced", []), "forced"))),
+                ended=None if ended is None else tuple(map(EndedRun.from_wire, telling.listed(ended, "ended"))),
+                beside=_texts(data.get("beside", []), "beside"),
                 # Workers before 0.2 say none of these.
                 fingerprint=_text_or_none(data.get("fingerprint"), MAX_FINGERPRINT_CHARS),
-                fence=Edition(int(data.get("fenceEpoch", 0)), int(data.get("fenceVersion", 0))),
+                fence=_edition(data.get("fenceEpoch", 0), data.get("fenceVersion", 0)),
                 shown=_text_or_none(data.get("shown"), MAX_SHOWN_CHARS),
             )
         except InvalidInput:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InvalidInput("beat", f"not a heartbeat: {error!r}") from None
+            raise InvalidInput("beat", f"not a heartbeat: {type(error).__name__}") from None
 
 
-def _ended(told: Any) -> tuple[EndedRun, ...] | None:
-    return None if told is None else tuple(EndedRun.from_wire(one) for one in told)
+def _edition(epoch: object, version: object) -> Edition:
+    return Edition(telling.count(epoch, "epoch", MAX_EPOCH), telling.count(version, "version", MAX_VERSION))
+
+
+def _texts(said: object, field: str) -> tuple[str, ...]:
+    return tuple(telling.text(one, field) for one in telling.listed(said, field))
+
+
+def _named(said: object, field: str) -> dict[str, Any]:
+    return {telling.text(name, field): value for name, value in telling.mapping(said, field).items()}
 
 
 def _text_or_none(said: object, most: int) -> str | None:
-    """`said`, where it is a text of at most `most` characters."""
-    return said if isinstance(said, str) and len(said) <= most else None
+    """`said`, where it is a text of at most `most` characters that can be stored."""
+    return said if isinstance(said, str) and len(said) <= most and telling.is_storable(said) else None

@@ -23,6 +23,9 @@ from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.progress import Sighting, is_silent
 from sluicegate.schemas.times import from_wire, from_wire_or_none, to_wire, to_wire_or_none
 
+MAX_LIVES = 64
+"""So many of one nodename are looked at, the newest: with more than one that beats, nothing is drained anyhow."""
+
 GONE_LISTED_FOR = timedelta(seconds=60)
 """How long a life that said goodbye is told of beside another one: its last words say what became of its tasks."""
 
@@ -61,9 +64,8 @@ class Life:
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> Life:
         """The inverse of `to_wire`; raises KeyError, TypeError or InvalidInput."""
-        beat = Beat.decode(json.dumps(data["beat"]).encode())
         return cls(
-            sighting=Sighting(beat=beat, seen_at=from_wire(data["seenAt"], "seenAt")),
+            sighting=Sighting(beat=Beat.from_wire(data["beat"]), seen_at=from_wire(data["seenAt"], "seenAt")),
             since=from_wire_or_none(data["since"], "since"),
             is_forgotten=bool(data["forgotten"]),
         )
@@ -79,7 +81,8 @@ def decode(raw: bytes | None, nodename: str, now: datetime) -> list[Life]:
     except (ValueError, AttributeError, RecursionError):
         return []
     lives = (_decoded(entry) for entry in found)
-    return [one for one in lives if one and one.sighting.beat.nodename == nodename and one.seen_at <= now]
+    heard = [one for one in lives if one and one.sighting.beat.nodename == nodename and one.seen_at <= now]
+    return sorted(heard, key=lambda one: one.seen_at)[-MAX_LIVES:]
 
 
 def _decoded(entry: Any) -> Life | None:

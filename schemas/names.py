@@ -47,7 +47,9 @@ def beats_key(namespace: str) -> str:
 
 def cursor_key(namespace: str, task_id: str) -> str:
     """The string key of the cursor (JSON) with which a task stopped at a checkpoint."""
-    return f"sluicegate:{namespace}:cursor:{task_id}"
+    # Whoever sends a task chooses its id: it may have lone surrogates, which a key has no place for.
+    spelled = task_id if task_id.isascii() else task_id.encode("utf-8", "backslashreplace").decode()
+    return f"sluicegate:{namespace}:cursor:{spelled}"
 
 
 def host_of(nodename: str) -> str:

@@ -12,8 +12,9 @@ from typing import Protocol
 
 from sluicegate.schemas.beats import Beat, RunningTask, WorkerState
 from sluicegate.schemas.holds.hold import Holds
+from sluicegate.schemas.names import host_of
 from sluicegate.schemas.scopes import GLOBAL, Scope, ScopeKind, Subject
-from sluicegate.schemas.snapshots import Edition
+from sluicegate.schemas.snapshots import NOTHING, Edition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,23 @@ class Sighting:
 
     beat: Beat
     seen_at: datetime
+
+
+def illegible(nodename: str, seen_at: datetime) -> Sighting:
+    """What stands for a worker that is there but whose words cannot be read: unknown, never quiet (L4)."""
+    beat = Beat(
+        nodename=nodename,
+        incarnation="",
+        host=host_of(nodename),
+        pool="",
+        pid=0,
+        seq=0,
+        sent_at=seen_at,
+        state=WorkerState.UNKNOWN,
+        applied=NOTHING,
+        applied_at=None,
+    )
+    return Sighting(beat=beat, seen_at=seen_at)
 
 
 class Running(Protocol):
@@ -130,7 +148,7 @@ class Metrics:
     many workers stand by a state that this database knows nothing of, which is an alarm. `workers`: how many are there.
     `strangers`: who consumes here and sends no heartbeat; none of the other figures knows of them. `set_aside`: what
     waits beside each queue while its task is held; None where that is not known, as on RabbitMQ, where it is in the
-    workers' hands.
+    workers' hands. `unread`: how many heartbeats were too many or too large to be read.
     """
 
     queued: int | None
@@ -144,6 +162,7 @@ class Metrics:
     set_aside: Mapping[str, int] | None = None
     workers: int = 0
     strangers: tuple[str, ...] = ()
+    unread: int = 0
 
 
 UNAVAILABLE = Metrics(queued=None, running=0, stale_running=0, is_drained=False, source="unavailable")
@@ -207,6 +226,7 @@ def measure(
     source: str,
     scope: Scope = GLOBAL,
     set_aside: Mapping[str, int] | None = None,
+    unread: int = 0,
 ) -> Metrics:
     """The metrics over `workers`; `queued` None (the broker's depth could not be read) is never drained.
 
@@ -215,13 +235,15 @@ def measure(
 
     `running` counts all running tasks, `stale_running` those of them on workers whose lease ran out. Drained
     is: no worker unknown, each has applied the desired edition, nothing running (R-C4). A worker that said
-    goodbye counts as quiet. One that is ahead of what is ordered has not applied it.
+    goodbye counts as quiet. One that is ahead of what is ordered has not applied it. Nothing is quiet while heartbeats
+    are `unread`.
     """
     present = present_in(workers, scope)
     running = sum(len(worker.tasks_in(scope)) for worker in present)
     waiting = sum(task.is_waiting for worker in present for task in worker.tasks_in(scope))
     stale = sum(len(worker.tasks_in(scope)) for worker in present if worker.state is WorkerState.UNKNOWN)
-    is_quiet = queued is not None and all(
+    is_quiet = queued is not None and not unread
+    is_quiet = is_quiet and all(
         worker.state is not WorkerState.UNKNOWN
         and worker.has_applied
         and worker.enforces(scope)
@@ -239,4 +261,5 @@ def measure(
         workers=len(present),
         source=source if queued is not None else "unavailable",
         set_aside=set_aside,
+        unread=unread,
     )

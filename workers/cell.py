@@ -80,8 +80,15 @@ class Slot:
 
 
 def mark_of(task_id: str) -> int:
-    """What stands for a task's id in a slot; 1 in 4 billion to be taken for another."""
-    return zlib.crc32(task_id.encode())
+    """What stands for a task's id in a slot; 1 in 4 billion to be taken for another.
+
+    Whoever sends a task chooses its id: it may have lone surrogates, which UTF-8 has no place for.
+    """
+    try:
+        raw = task_id.encode()
+    except UnicodeEncodeError:
+        raw = task_id.encode("utf-8", "surrogatepass")
+    return zlib.crc32(raw)
 
 
 class Cell:

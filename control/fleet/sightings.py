@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ARRAY, Connection, Text, and_, any_, delete, func, literal, not_, or_, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.exc import DBAPIError
 
+from sluicegate.control.store.connection import first_line
 from sluicegate.control.store.tables import WORKERS
 from sluicegate.schemas.beats import Beat
+from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.lives import Life
-from sluicegate.schemas.progress import AHEAD_AT_MOST, Sighting, is_of_another_clock
+from sluicegate.schemas.progress import AHEAD_AT_MOST, Sighting, illegible, is_of_another_clock
 from sluicegate.schemas.times import from_wire_or_none, to_wire_or_none
+
+log = logging.getLogger(__name__)
 
 NEVER = datetime.fromtimestamp(0, UTC)
 """When the bus says that something was seen whose time is no time, or has not come."""
 
+MAX_REMEMBERED = 5_000
+"""So many nodenames of a namespace are remembered, and read: of one that is new then, Redis alone tells."""
+_REFUSED_CLASSES = ("22", "23", "54")
+"""SQLSTATE: data, constraints, limits of the program. It is the row's own fault, and no other row's."""
 
 _SINCE, _OTHERS = "heardSince", "otherLives"
 """What stands in a row beside the fields of its beat, where there is more than one life. Other versions of this code do
@@ -44,23 +54,57 @@ class Remembered:
         return [Life(sighting=self.sighting, since=self.since, is_forgotten=self.is_forgotten), *self.others]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What the database remembers, by nodename. `unread`: of how many more nodenames than are read."""
+
+    rows: Mapping[str, Remembered] = field(default_factory=dict)
+    unread: int = 0
+
+
+def recall(connection: Connection, namespace: str) -> Memory:
+    """Every worker that was ever heard of: MAX_REMEMBERED of them, those that were heard last."""
+    rows = read(connection, namespace)
+    if len(rows) < MAX_REMEMBERED:
+        return Memory(rows=rows)
+    return Memory(rows=rows, unread=_count(connection, namespace) - len(rows))
+
+
 def read(connection: Connection, namespace: str, nodenames: Collection[str] | None = None) -> dict[str, Remembered]:
-    """Every worker that was ever heard of (or those called `nodenames`), by nodename."""
+    """Those called `nodenames`, or all, MAX_REMEMBERED at most, by nodename."""
     column = WORKERS.c
     query = select(column.nodename, column.beat, column.last_seen_at, column.forgotten_at).where(
         column.namespace == namespace
     )
     if nodenames is not None:
         query = query.where(column.nodename.in_(sorted(nodenames)))
-    return {
-        row.nodename: Remembered(
-            sighting=Sighting(beat=_beat(row.beat), seen_at=row.last_seen_at),
+    query = query.order_by(column.last_seen_at.desc()).limit(MAX_REMEMBERED)
+    return {row.nodename: _remembered(row) for row in connection.execute(query)}
+
+
+def _remembered(row: Any) -> Remembered:
+    """The row; one that cannot be read (of another version, it may be) stands for a worker that is unknown."""
+    try:
+        return Remembered(
+            sighting=Sighting(beat=Beat.from_wire(row.beat), seen_at=row.last_seen_at),
             is_forgotten=row.forgotten_at is not None,
             since=from_wire_or_none(row.beat.get(_SINCE), _SINCE),
             others=tuple(Life.from_wire(one) for one in row.beat.get(_OTHERS, [])),
         )
-        for row in connection.execute(query)
-    }
+    except (InvalidInput, KeyError, TypeError, ValueError, AttributeError):
+        return Remembered(sighting=illegible(row.nodename, row.last_seen_at), is_forgotten=row.forgotten_at is not None)
+
+
+def names(connection: Connection, namespace: str) -> list[str]:
+    """The nodenames that are remembered, MAX_REMEMBERED at most, those that were heard last."""
+    query = select(WORKERS.c.nodename).where(WORKERS.c.namespace == namespace)
+    query = query.order_by(WORKERS.c.last_seen_at.desc()).limit(MAX_REMEMBERED)
+    return list(connection.execute(query).scalars())
+
+
+def _count(connection: Connection, namespace: str) -> int:
+    query = select(func.count()).select_from(WORKERS).where(WORKERS.c.namespace == namespace)
+    return connection.execute(query).scalar_one()
 
 
 def alone(connection: Connection, namespace: str) -> dict[str, str]:
@@ -78,8 +122,13 @@ def busy(connection: Connection, namespace: str) -> dict[str, Beat]:
     """The last beat of each worker that was running something then, by nodename."""
     column = WORKERS.c
     is_busy = func.jsonb_array_length(column.beat["running"]) > 0
-    rows = connection.execute(select(column.nodename, column.beat).where(column.namespace == namespace, is_busy))
-    return {row.nodename: _beat(row.beat) for row in rows}
+    query = select(column.nodename, column.beat).where(column.namespace == namespace, is_busy).limit(MAX_REMEMBERED)
+    found = {}
+    for row in connection.execute(query):
+        # What cannot be read says nothing of how long tasks take.
+        with suppress(InvalidInput):
+            found[row.nodename] = Beat.from_wire(row.beat)
+    return found
 
 
 def is_newer(seen_at: datetime, known_at: datetime, now: datetime) -> bool:
@@ -90,7 +139,8 @@ def is_newer(seen_at: datetime, known_at: datetime, now: datetime) -> bool:
 def fold(connection: Connection, namespace: str, fleet: Iterable[Sequence[Life]], now: datetime) -> None:
     """Remembers what is newer than what is known (`is_newer`). A worker that was forgotten and beats again is back.
 
-    Of each nodename its lives, the newest first.
+    Of each nodename its lives, the newest first. What is new where MAX_REMEMBERED are known is not remembered, and a
+    row that Postgres refuses is left out and logged: the others are remembered all the same.
     """
     rows = [
         {
@@ -103,6 +153,7 @@ def fold(connection: Connection, namespace: str, fleet: Iterable[Sequence[Life]]
         # In one order, so that two replicas that fold at once do not lock each other out.
         for newest, *others in sorted(fleet, key=lambda lives: lives[0].sighting.beat.nodename)
     ]
+    rows = _within(connection, namespace, rows)
     if not rows:
         return
     new = insert(WORKERS)
@@ -114,17 +165,41 @@ def fold(connection: Connection, namespace: str, fleet: Iterable[Sequence[Life]]
         "forgotten_by": None,
         "forgotten_reason": None,
     }
-    connection.execute(
-        new.on_conflict_do_update(
-            index_elements=[WORKERS.c.namespace, WORKERS.c.nodename],
-            set_=changed,
-            where=or_(
-                WORKERS.c.last_seen_at < new.excluded.last_seen_at,
-                and_(WORKERS.c.last_seen_at > now + AHEAD_AT_MOST, new.excluded.last_seen_at > NEVER),
-            ),
+    statement = new.on_conflict_do_update(
+        index_elements=[WORKERS.c.namespace, WORKERS.c.nodename],
+        set_=changed,
+        where=or_(
+            WORKERS.c.last_seen_at < new.excluded.last_seen_at,
+            and_(WORKERS.c.last_seen_at > now + AHEAD_AT_MOST, new.excluded.last_seen_at > NEVER),
         ),
-        rows,
     )
+    if not _is_taken(connection, statement, rows):
+        for row in rows:
+            if not _is_taken(connection, statement, [row]):
+                log.warning("what %.100r said cannot be stored", row["nodename"])
+
+
+def _within(connection: Connection, namespace: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that are remembered already, and as many more as there is room for."""
+    if len(rows) + _count(connection, namespace) <= MAX_REMEMBERED:
+        return rows
+    known = set(names(connection, namespace))
+    room = max(0, MAX_REMEMBERED - len(known))
+    known |= set([row["nodename"] for row in rows if row["nodename"] not in known][:room])
+    return [row for row in rows if row["nodename"] in known]
+
+
+def _is_taken(connection: Connection, statement: Insert, rows: list[dict[str, Any]]) -> bool:
+    """Executes it within a savepoint; False where Postgres refuses what stands in the rows, and nothing is done."""
+    try:
+        with connection.begin_nested():
+            connection.execute(statement, rows)
+    except DBAPIError as error:
+        if not str(getattr(error.orig, "sqlstate", None)).startswith(_REFUSED_CLASSES):
+            raise
+        log.info("heartbeats: %s", first_line(error.orig))
+        return False
+    return True
 
 
 def forget(connection: Connection, namespace: str, nodename: str, *, by: str, reason: str, now: datetime) -> None:
@@ -164,7 +239,3 @@ def _beside(newest: Life, others: Sequence[Life]) -> dict[str, Any]:
     if not others:
         return {}
     return {_SINCE: to_wire_or_none(newest.since), _OTHERS: [one.to_wire() for one in others]}
-
-
-def _beat(wire: Mapping[str, Any]) -> Beat:
-    return Beat.decode(json.dumps(wire).encode())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,24 +11,24 @@ from sqlalchemy import Connection
 
 from sluicegate.control.audit import events
 from sluicegate.control.fleet import runtimes, sightings
-from sluicegate.control.fleet.sightings import Remembered
+from sluicegate.control.fleet.sightings import Memory, Remembered
 from sluicegate.control.holds import namespaces
 from sluicegate.control.holds.namespaces import Truth
 from sluicegate.control.links.broker import SOURCE, Broker
 from sluicegate.control.links.outages import Outage
-from sluicegate.control.links.state_redis import Bus, Heard
+from sluicegate.control.links.state_redis import Bus, Heard, Heartbeats
 from sluicegate.control.store.database import Database
 from sluicegate.schemas import lives
 from sluicegate.schemas.beats import Beat, WorkerState
 from sluicegate.schemas.errors import InvalidInput, NotFound, Refused, Unavailable
 from sluicegate.schemas.holds.hold import check_reason
 from sluicegate.schemas.lives import Life
-from sluicegate.schemas.names import host_of
 from sluicegate.schemas.progress import (
     UNAVAILABLE,
     Metrics,
     Sighting,
     WorkerView,
+    illegible,
     is_of_another_clock,
     measure,
     present_in,
@@ -37,7 +37,7 @@ from sluicegate.schemas.progress import (
 from sluicegate.schemas.roll_call import Answers, strangers
 from sluicegate.schemas.runtimes import ended
 from sluicegate.schemas.scopes import GLOBAL, Scope, ScopeKind
-from sluicegate.schemas.snapshots import NOTHING, Edition
+from sluicegate.schemas.snapshots import Edition
 from sluicegate.schemas.times import to_wire
 
 GONE_LISTED_FOR = timedelta(hours=1)
@@ -55,23 +55,6 @@ def decoded(heard: Heard) -> Sighting | None:
     return Sighting(beat=beat, seen_at=heard.seen_at) if beat.nodename == heard.nodename else None
 
 
-def illegible(heard: Heard) -> Sighting:
-    """What stands for a worker that is there but whose words cannot be read: unknown, never quiet (L4)."""
-    beat = Beat(
-        nodename=heard.nodename,
-        incarnation="",
-        host=host_of(heard.nodename),
-        pool="",
-        pid=0,
-        seq=0,
-        sent_at=heard.seen_at,
-        state=WorkerState.UNKNOWN,
-        applied=NOTHING,
-        applied_at=None,
-    )
-    return Sighting(beat=beat, seen_at=heard.seen_at)
-
-
 def combined(heard: list[Heard], remembered: Mapping[str, Remembered], now: datetime) -> dict[str, list[Life]]:
     """The newest word of each life of every nodename, from Redis, whose time is `now`, and from the database.
 
@@ -85,7 +68,7 @@ def combined(heard: list[Heard], remembered: Mapping[str, Remembered], now: date
         if found:
             known[entry.nodename] = found
         elif entry.nodename not in known:
-            known[entry.nodename] = [Life(sighting=illegible(entry))]
+            known[entry.nodename] = [Life(sighting=illegible(entry.nodename, entry.seen_at))]
     return known
 
 
@@ -95,7 +78,7 @@ def _heard_lives(entry: Heard, row: Remembered | None, now: datetime) -> list[Li
     seen = decoded(entry)
     if seen is None and others:
         # Beside those, somebody beats whose words cannot be read.
-        seen = illegible(entry)
+        seen = illegible(entry.nodename, entry.seen_at)
     if row is None:
         return lives.merged(others, [Life(sighting=seen)] if seen else [])
     if not sightings.is_newer(entry.seen_at, row.sighting.seen_at, now):
@@ -128,7 +111,7 @@ class Seen:
     """Every worker at one moment. `is_heard` False: Redis was away, and these are their last known words.
 
     `forgotten`: the incarnations that an operator gave up, and that have not been heard of since. `answers`: the last
-    roll call.
+    roll call. `unread`: how many heartbeats were too many or too large to be read: their workers may run anything.
     """
 
     workers: list[WorkerView]
@@ -136,6 +119,7 @@ class Seen:
     is_heard: bool
     forgotten: frozenset[str] = frozenset()
     answers: Answers = field(default_factory=dict)
+    unread: int = 0
 
     def present_in(self, scope: Scope) -> list[WorkerView]:
         """The workers that have not left, and where work of `scope` could run."""
@@ -144,7 +128,9 @@ class Seen:
     def measure(self, scope: Scope, *, queued: int | None, set_aside: Mapping[str, int] | None = None) -> Metrics:
         """The metrics of `scope`, with what was read of the broker elsewhere."""
         source = SOURCE if self.is_heard else UNAVAILABLE.source
-        metrics = measure(self.workers, queued=queued, set_aside=set_aside, source=source, scope=scope)
+        metrics = measure(
+            self.workers, queued=queued, set_aside=set_aside, source=source, scope=scope, unread=self.unread
+        )
         return replace(metrics, strangers=self.strangers(scope))
 
     def strangers(self, scope: Scope) -> tuple[str, ...]:
@@ -173,7 +159,7 @@ class Fleet:
         self._answers = answers
         self._outage = Outage("heartbeats")
 
-    def progress(self, truth: Truth, remembered: Mapping[str, Remembered], scope: Scope = GLOBAL) -> Progress:
+    def progress(self, truth: Truth, remembered: Memory, scope: Scope = GLOBAL) -> Progress:
         """What the workers made of `truth`. With Redis away: the last that is known, and never drained.
 
         The metrics are those of `scope`; all workers are listed.
@@ -181,21 +167,24 @@ class Fleet:
         seen = self.look(truth, remembered)
         return Progress(truth=truth, workers=seen.workers, metrics=self.measure(seen, scope))
 
-    def look(self, truth: Truth, remembered: Mapping[str, Remembered]) -> Seen:
+    def look(self, truth: Truth, remembered: Memory) -> Seen:
         """Every worker, at one moment."""
-        heard = self._listen()
-        if heard is None:
-            last = {name: row.lives for name, row in remembered.items()}
+        rows = remembered.rows
+        found = self._listen(rows)
+        if found is None:
+            last = {name: row.lives for name, row in rows.items()}
             workers = self._views(last, truth, truth.now)
-            return Seen(workers=workers, at=truth.now, is_heard=False, forgotten=_forgotten(last))
-        now, entries = heard
-        known = combined(entries, remembered, now)
+            return Seen(
+                workers=workers, at=truth.now, is_heard=False, forgotten=_forgotten(last), unread=remembered.unread
+            )
+        known = combined(found.heard, rows, found.at)
         return Seen(
-            workers=self._views(known, truth, now),
-            at=now,
+            workers=self._views(known, truth, found.at),
+            at=found.at,
             is_heard=True,
             forgotten=_forgotten(known),
             answers=self._answers(),
+            unread=found.unread + remembered.unread,
         )
 
     def measure(self, seen: Seen, scope: Scope = GLOBAL) -> Metrics:
@@ -218,7 +207,7 @@ class Fleet:
 
         Only a leader does: two would count each run twice. Raises Unavailable.
         """
-        now, entries = self._hear()
+        now, entries = self._hear_for_good()
         with self._database.transaction() as connection:
             busy = sightings.busy(connection, self._namespace)
             self._fold(connection, entries, now)
@@ -228,7 +217,7 @@ class Fleet:
 
     def purge(self) -> None:
         """Lets go of the rows of workers that left long ago. Raises Unavailable."""
-        _, entries = self._hear()
+        _, entries = self._hear_for_good()
         told = {entry.nodename for entry in entries}
         with self._database.transaction() as connection:
             before = namespaces.clock(connection) - KEPT_FOR
@@ -241,12 +230,14 @@ class Fleet:
         though it runs), Unavailable where Redis cannot be asked.
         """
         why = check_reason(reason)
-        now, entries = self._hear()
+        now, entries = self._hear([nodename])
+        entries = [entry for entry in entries if entry.nodename == nodename]
         with self._database.transaction() as connection:
             truth = namespaces.lock(connection, self._namespace)
+            # Of this one alone: no order may wait for the others under the lock.
             self._fold(connection, entries, now)
             # What cannot be read is remembered here, so that forgetting it has a row to mark.
-            unread = [illegible(entry) for entry in entries if entry.nodename == nodename and not decoded(entry)]
+            unread = [illegible(entry.nodename, entry.seen_at) for entry in entries if not decoded(entry)]
             known = sightings.read(connection, self._namespace, [nodename])
             if nodename not in known and unread:
                 sightings.fold(connection, self._namespace, [[Life(sighting=unread[0])]], now)
@@ -304,20 +295,33 @@ class Fleet:
             now = namespaces.read(connection, self._namespace)
         return truth.edition if now is None else now.edition
 
-    def _listen(self) -> tuple[datetime, list[Heard]] | None:
+    def _listen(self, known: Collection[str]) -> Heartbeats | None:
         try:
-            return self._hear()
+            return self._beats(known)
         except Unavailable:
             return None
 
-    def _hear(self) -> tuple[datetime, list[Heard]]:
+    def _hear(self, known: Collection[str] = ()) -> tuple[datetime, list[Heard]]:
+        found = self._beats(known)
+        return found.at, found.heard
+
+    def _hear_for_good(self) -> tuple[datetime, list[Heard]]:
+        """Where not all can be read, those that are remembered are read in any case."""
+        found = self._beats()
+        if not found.unread:
+            return found.at, found.heard
+        with self._database.transaction() as connection:
+            known = sightings.names(connection, self._namespace)
+        return self._hear(known)
+
+    def _beats(self, known: Collection[str] = ()) -> Heartbeats:
         try:
-            heard = self._bus.heartbeats()
+            found = self._bus.heartbeats(known)
         except Unavailable as error:
             self._outage.begin(error)
             raise
         self._outage.end()
-        return heard
+        return found
 
     def _fold(self, connection: Connection, entries: list[Heard], now: datetime) -> None:
         fleet: list[list[Life]] = []

@@ -37,7 +37,19 @@ def worker_rules(namespace: str) -> tuple[str, ...]:
 def control_rules(namespace: str) -> tuple[str, ...]:
     """Of SLUICEGATE_REDIS_URL in the control plane: publishes the state, reads heartbeats, mends their index."""
     scripts = ("+eval", "+evalsha", "+script|load")
-    commands = ("+type", "+strlen", "+get", "+set", "+publish", "+time", "+zrange", "+mget", "+del")
+    commands = (
+        "+type",
+        "+strlen",
+        "+get",
+        "+set",
+        "+publish",
+        "+time",
+        "+zrange",
+        "+zcard",
+        "+zmscore",
+        "+mget",
+        "+del",
+    )
     keys = (f"~{snapshot_key(namespace)}", f"%R~{beat_key(namespace, '*')}", f"~{beats_key(namespace)}")
     return (*_NOTHING, *_CONNECT, *scripts, *commands, *keys, f"&{hint_channel(namespace)}")
 

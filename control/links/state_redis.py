@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from sluicegate.schemas import names
 from sluicegate.schemas.adapters.redis_client import connect, refuse_cluster
+from sluicegate.schemas.beats import MAX_BEAT_BYTES
 from sluicegate.schemas.errors import Unavailable
 from sluicegate.schemas.redis_urls import Place
+from sluicegate.schemas.telling import MAX_CHARS, storable
 
 logger = logging.getLogger("sluicegate.control")
 
@@ -48,6 +50,62 @@ return 1
 """
 )
 
+MAX_WORKERS = 5_000
+"""So many nodenames are read at one look, those that beat last."""
+MAX_LOOK_BYTES = 1 << 24
+"""So many bytes of heartbeats are read at one look: 3 kB of each of the most workers."""
+_AT_ONCE = 500
+"""Nodenames whose heartbeats one call of a script reads, so that it holds nobody up."""
+
+# The nodenames that beat last: {are there more, name, its digest or nothing, score, name, ...}. Of a name that is too
+# long its beginning and its digest. Where there are more than are read, what has a time from the future comes last: it
+# is somebody's lie. The keys are in ARGV, since EVAL takes those in KEYS for written ones, and this user may only read.
+# ARGV: beats, how many, how many at once, longest name in bytes.
+_NAMES = """
+local key, most, step, longest = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local time = redis.call('TIME')
+local now = string.format('%d.%06d', time[1], time[2])
+local is_over = #redis.call('ZRANGE', key, most, most) > 0
+local told = {is_over and 1 or 0}
+for from = 0, most - 1, step do
+  local part
+  if is_over then
+    local number = math.min(step, most - from)
+    part = redis.call('ZRANGE', key, now, '-inf', 'BYSCORE', 'REV', 'LIMIT', from, number, 'WITHSCORES')
+  else
+    part = redis.call('ZRANGE', key, from, from + step - 1, 'REV', 'WITHSCORES')
+  end
+  if #part == 0 then break end
+  for i = 1, #part, 2 do
+    local name, digest = part[i], ''
+    if #name > longest then
+      digest = redis.sha1hex(name)
+      name = string.sub(name, 1, 128)
+    end
+    told[#told + 1] = name
+    told[#told + 1] = digest
+    told[#told + 1] = part[i + 1]
+  end
+end
+return told
+"""
+# What is under each key: its bytes, nothing, or 1 for what is too much. ARGV: most of one, most of all, keys.
+_VALUES = """
+local most, left, found = tonumber(ARGV[1]), tonumber(ARGV[2]), {}
+for i = 3, #ARGV do
+  local size = redis.pcall('STRLEN', ARGV[i])
+  if type(size) ~= 'number' or size == 0 then
+    found[i - 2] = false
+  elseif size > most or size > left then
+    found[i - 2] = 1
+  else
+    left = left - size
+    found[i - 2] = redis.call('GET', ARGV[i])
+  end
+end
+return found
+"""
+
 
 # Takes a key away that is not of the type ARGV[1]; one that a worker has made anew meanwhile stays. Was it?
 _CLEAR = "return redis.call('TYPE', KEYS[1]).ok ~= ARGV[1] and redis.call('DEL', KEYS[1]) or 0"
@@ -74,6 +132,28 @@ class Heard:
     lives: bytes | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Heartbeats:
+    """What one look found: the server's time, the entries, and how much was too much to be read (`unread`).
+
+    An entry whose bytes were too many is there, without them.
+    """
+
+    at: datetime
+    heard: list[Heard]
+    unread: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """A nodename as it stands in Redis, when it beat last, and as it is told; `is_read` False: it is too long."""
+
+    raw: bytes
+    score: float
+    told: str
+    is_read: bool
+
+
 class Bus:
     """One namespace's part of a Redis. Thread-safe; connecting happens at the first use.
 
@@ -89,6 +169,8 @@ class Bus:
         self._read = self._client.register_script(_READ)
         self._replace = self._client.register_script(_REPLACE)
         self._clear = self._client.register_script(_CLEAR)
+        self._names = self._client.register_script(_NAMES)
+        self._values = self._client.register_script(_VALUES)
 
     def refuse_cluster(self) -> None:
         """Raises InvalidSetting where a Redis Cluster answers; one that does not answer is not refused."""
@@ -114,36 +196,70 @@ class Bus:
             )
         return bool(answer)
 
-    def heartbeats(self) -> tuple[datetime, list[Heard]]:
-        """The server's time, and the last beat of every worker that it knows."""
+    def heartbeats(self, known: Collection[str] = ()) -> Heartbeats:
+        """The last beat of every worker that Redis tells of, within bounds.
+
+        Where there are more than MAX_WORKERS, those who beat last, and those of `known` that are there.
+        """
         with self._translated():
-            scores = self._scores()
-            # A nodename that is no UTF-8 is not one that Celery made.
-            known = [(name.decode(errors="replace"), score) for name, score in scores]
-            keys = [names.beat_key(self._namespace, nodename) for nodename, _ in known]
-            keys += [names.lives_key(self._namespace, nodename) for nodename, _ in known]
-            found: list[bytes | None] = self._client.mget(keys) if keys else []
+            found, over = self._read_names(known)
+            values, unread = self._read_values(found)
             # Last: a beat that comes between two of these is not from the future.
             seconds, microseconds = self._client.time()
-            now = seconds + microseconds / 1e6
-        beats, lives = found[: len(known)], found[len(known) :]
+        now = seconds + microseconds / 1e6
         heard = [
-            Heard(nodename, _heard_at(score, now), raw, others)
-            for (nodename, score), raw, others in zip(known, beats, lives, strict=True)
+            Heard(name.told, _heard_at(name.score, now), raw, others)
+            for name, (raw, others) in zip(found, values, strict=True)
         ]
-        return datetime.fromtimestamp(now, UTC), heard
+        return Heartbeats(datetime.fromtimestamp(now, UTC), heard, over + unread)
 
-    def _scores(self) -> list[tuple[bytes, float]]:
-        """Who beat when. What is no index of beats is somebody's junk: it is taken away, and workers make it anew."""
+    def _read_names(self, known: Collection[str]) -> tuple[list[_Name], int]:
+        """The nodenames to be read, and how many more there are."""
         key = names.beats_key(self._namespace)
+        is_over, *flat = self._latest(key)
+        found = [_name(*flat[at : at + 3]) for at in range(0, len(flat), 3)]
+        if not is_over:
+            return found, 0
         try:
-            found: list[tuple[bytes, float]] = self._client.zrange(key, 0, -1, withscores=True)
+            missing = sorted({name for name in known if name == storable(name)} - {name.told for name in found})
+            scores = self._client.zmscore(key, missing) if missing else []
+            found += [
+                _Name(name.encode(), score, name, True)
+                for name, score in zip(missing, scores, strict=True)
+                if score is not None
+            ]
+            return found, max(1, self._client.zcard(key) - len(found))
+        except NoPermissionError:
+            # The rules of an older version: more than none is all that can be said.
+            return found, 1
+
+    def _read_values(self, found: list[_Name]) -> tuple[list[tuple[bytes | None, bytes | None]], int]:
+        """The heartbeat and the lives of each name, None where there are none; and how many were too much."""
+        prefix = names.beat_key(self._namespace, "").encode()
+        suffix = names.lives_key(self._namespace, "").encode()[len(prefix) :]
+        values: list[tuple[bytes | None, bytes | None]] = []
+        unread, left = 0, MAX_LOOK_BYTES
+        for start in range(0, len(found), _AT_ONCE):
+            part = found[start : start + _AT_ONCE]
+            keys = [key for name in part if name.is_read for key in (prefix + name.raw, prefix + name.raw + suffix)]
+            read: list[bytes | int | None] = self._values(args=[MAX_BEAT_BYTES, left, *keys]) if keys else []
+            left -= sum(len(one) for one in read if isinstance(one, bytes))
+            unread += sum(isinstance(one, int) for one in read) + sum(not name.is_read for name in part)
+            told = iter(one if isinstance(one, bytes) else None for one in read)
+            values += [(next(told), next(told)) if name.is_read else (None, None) for name in part]
+        return values, unread
+
+    def _latest(self, key: str) -> list[Any]:
+        """What `_NAMES` tells. What is no index of beats is somebody's junk: it is taken away, and workers make it anew."""
+        args = [key, MAX_WORKERS, _AT_ONCE, 4 * MAX_CHARS]
+        try:
+            found: list[Any] = self._names(args=args)
         except ResponseError as error:
             if not str(error).startswith("WRONGTYPE"):
                 raise
             if self._clear(keys=[key], args=["zset"]):
                 logger.error("ALARM wrong_type: %s was no index of heartbeats, and was taken away", key)
-            found = self._client.zrange(key, 0, -1, withscores=True)
+            found = self._names(args=args)
         return found
 
     @contextmanager
@@ -163,3 +279,11 @@ class Bus:
 def _heard_at(score: float, now: float) -> datetime:
     """A score from the future, or none at all, is somebody's lie: it may not keep a worker alive for ever."""
     return datetime.fromtimestamp(score if math.isfinite(score) and 0 <= score <= now else 0, UTC)
+
+
+def _name(raw: bytes, digest: bytes, score: bytes) -> _Name:
+    """Of a name that is too long, what is told is its beginning and its digest: by that it can be forgotten."""
+    told = raw.decode(errors="replace")
+    if digest:
+        return _Name(raw, float(score), f"{told}~{digest.decode()}", False)
+    return _Name(raw, float(score), storable(told), True)

@@ -20,6 +20,7 @@ from sluicegate.control.holds import namespaces
 from sluicegate.control.holds.namespaces import Truth
 from sluicegate.control.pausing import idempotency
 from sluicegate.control.pausing.drains import Draining
+from sluicegate.control.pausing.glance import Glance
 from sluicegate.control.pausing.idempotency import Ask, Effect
 from sluicegate.control.pausing.read import Reading
 from sluicegate.control.pausing.warnings import warnings
@@ -40,6 +41,8 @@ from sluicegate.schemas.times import to_wire_or_none
 MAX_TRIES = 5
 """How often a resume looks at the fleet again because the state changed meanwhile."""
 
+UNSEEN = "how far the fleet has got could not be found out in time: see the status"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
@@ -59,7 +62,7 @@ class _Try:
     """One try to carry an order out: what was seen before the lock is taken.
 
     `met`: what was published then; None for nothing of ours, and with Redis away. `progress`: how far the fleet had
-    got; None for a pause, which asks nobody. `is_last`: it ends by what was seen, however the state has changed.
+    got; None for an order that asks nobody. `is_last`: it ends by what was seen, however the state has changed.
     """
 
     order: Order
@@ -89,6 +92,7 @@ class Orders:
         self._reading = reading
         self._draining = draining
         self._namespace = namespace
+        self._glance: Glance[tuple[Metrics, tuple[str, ...]]] = Glance()
 
     def take(self, order: Order, *, actor: str, key: str | None = None) -> Done:
         """Pauses or resumes (R-A4 to R-A8), once for each idempotency `key`, and says what that did.
@@ -105,33 +109,31 @@ class Orders:
         effect = self._carry_out(order, ask, met)
         # With Redis away, another second of waiting would tell nothing new: the loop publishes it.
         published = can_publish and self._publisher.publish_now(effect.after.edition)
-        if order.action == PAUSE:
-            self._note_what_runs()
-        metrics, told = self._look_after(order)
+        # After the publication, and for a while only: no look may delay the order, or its answer.
+        metrics, told = self._glance.at(lambda: self._look_after(order)) or (UNAVAILABLE, (UNSEEN,))
         return Done(effect=effect, published=published, metrics=metrics, warnings=told)
 
-    def _note_what_runs(self) -> None:
-        """The fleet at the moment of the pause (R-C2). After the publication: no look may delay the order."""
-        # Where it cannot be had, the loop takes it as soon as it can, and the record says when that was.
-        with suppress(Unavailable):
-            self._draining.note()
+    def close(self) -> None:
+        """Before the connections are closed."""
+        self._glance.close()
 
     def _look_after(self, order: Order) -> tuple[Metrics, tuple[str, ...]]:
-        """The metrics of the order's scope, and what its giver should know about it."""
-        try:
-            progress = self._reading.state(order.scope).progress
-        except Unavailable:
-            # The order is stored: that must not be answered with an error because a figure cannot be had.
-            return UNAVAILABLE, ()
+        """The metrics of the order's scope, and what its giver should know about it. Raises Unavailable."""
+        if order.action == PAUSE:
+            # The fleet at the moment of the pause (R-C2). Where it cannot be had, the loop takes it as soon as it can,
+            # and the record says when that was.
+            with suppress(Unavailable):
+                self._draining.note()
+        progress = self._reading.state(order.scope).progress
         if order.action != PAUSE:
             return progress.metrics, ()
-        unheard = progress.metrics.strangers
-        return progress.metrics, tuple(warnings(order.scope, progress.workers, order.then, strangers=unheard))
+        unheard, unread = progress.metrics.strangers, progress.metrics.unread
+        told = warnings(order.scope, progress.workers, order.then, strangers=unheard, unread=unread)
+        return progress.metrics, tuple(told)
 
     def _carry_out(self, order: Order, ask: Ask, met: Snapshot | None) -> Effect:
         for number in range(1, MAX_TRIES + 1):
-            # Only a resume asks whether work is left, and it must have asked about the state that it ends.
-            progress = None if order.action == PAUSE else self._reading.state(order.scope).progress
+            progress = self._reading.state(order.scope).progress if _asks(order) else None
             came_to = self._once(_Try(order=order, ask=ask, met=met, progress=progress, is_last=number == MAX_TRIES))
             match came_to:
                 case Effect():
@@ -193,10 +195,18 @@ class Orders:
         return effect
 
 
+def _asks(order: Order) -> bool:
+    """Must it know how far the fleet has got? A resume asks whether work is left, about the state that it ends.
+
+    One that is forced does not, but for a ramp, which gives each worker its turn.
+    """
+    return order.action != PAUSE and (not order.is_forced or order.rate is not None)
+
+
 def _decided(attempt: _Try, truth: Truth) -> Change | Refused:
     """What the order does to `truth`; raises InvalidInput where it comes too late to mean anything."""
     order, actor = attempt.order, attempt.ask.actor
-    if attempt.progress is None:
+    if order.action == PAUSE:
         return _placed(order, truth, actor)
     return _refusal(order, truth, attempt.progress) or _resumed(order, truth, attempt.progress, actor)
 
@@ -224,9 +234,9 @@ def _placed(order: Order, truth: Truth, actor: str) -> Change:
     return place(truth.holds, wish)
 
 
-def _resumed(order: Order, truth: Truth, progress: Progress, actor: str) -> Change:
+def _resumed(order: Order, truth: Truth, progress: Progress | None, actor: str) -> Change:
     key = HoldKey(scope=order.scope)
-    ramp = None if order.rate is None else _ramp(order.rate, progress, order.scope)
+    ramp = None if order.rate is None or progress is None else _ramp(order.rate, progress, order.scope)
     if ramp is not None and ramp.span_s > 0:
         return reopen(truth.holds, key, ramp, now=truth.now)
     return release(truth.holds, key, actor=actor, reason=order.reason, now=truth.now)
@@ -237,7 +247,7 @@ def _ramp(rate: Rate, progress: Progress, scope: Scope) -> Ramp:
     return rate.ramp(sorted({worker.beat.nodename for worker in present_in(progress.workers, scope)}))
 
 
-def _refusal(order: Order, truth: Truth, progress: Progress) -> Refused | None:
+def _refusal(order: Order, truth: Truth, progress: Progress | None) -> Refused | None:
     """Why this resume may not be done now; None where it may (R-A7)."""
     manual = truth.holds.find(HoldKey(scope=order.scope))
     others = truth.holds.causes_at(order.scope)
@@ -247,7 +257,9 @@ def _refusal(order: Order, truth: Truth, progress: Progress) -> Refused | None:
         message = f"no manual hold to resume; still held by: {', '.join(others)}"
         return Refused(message, {"remaining": others})
     is_reopening = manual.ramp is not None
-    if manual.mode is not Mode.DRAIN or is_reopening or order.is_forced or _is_drained(progress, truth):
+    if manual.mode is not Mode.DRAIN or is_reopening or order.is_forced or progress is None:
+        return None
+    if _is_drained(progress, truth):
         return None
     remaining = [cause for cause in others if cause != str(manual.cause)]
     details = {"metrics": MetricsBody.of(progress.metrics).to_json(), "remaining": remaining}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -11,7 +10,7 @@ from sqlalchemy import Connection
 from sluicegate.control.audit import events
 from sluicegate.control.audit.events import Latest
 from sluicegate.control.fleet import runtimes, sightings
-from sluicegate.control.fleet.sightings import Remembered
+from sluicegate.control.fleet.sightings import Memory
 from sluicegate.control.fleet.view import Fleet, Progress
 from sluicegate.control.holds import drain_rows, hold_rows, namespaces
 from sluicegate.control.holds.drain_rows import Story
@@ -84,7 +83,7 @@ class Reading:
         return Previewed(
             preview=preview(seen.workers, scope, depths=depths, set_aside=aside, usual_s=usual_s, now=seen.at),
             held_by=tuple(truth.holds.causes_at(scope)),
-            warnings=tuple(warnings(scope, seen.workers, strangers=seen.strangers(scope))),
+            warnings=tuple(warnings(scope, seen.workers, strangers=seen.strangers(scope), unread=seen.unread)),
         )
 
     def hold(self, hold_id: UUID) -> HoldStory:
@@ -95,6 +94,6 @@ class Reading:
                 raise NotFound(f"no hold has the id {hold_id}")
             return HoldStory(hold=hold, story=drain_rows.story(connection, self._namespace, hold_id))
 
-    def _truth_and_memory(self, connection: Connection) -> tuple[Truth, Mapping[str, Remembered]]:
+    def _truth_and_memory(self, connection: Connection) -> tuple[Truth, Memory]:
         truth = namespaces.read(connection, self._namespace) or namespaces.lock(connection, self._namespace)
-        return truth, sightings.read(connection, self._namespace)
+        return truth, sightings.recall(connection, self._namespace)

@@ -10,24 +10,31 @@ from sluicegate.schemas.progress import WorkerView, present_in
 from sluicegate.schemas.scopes import GLOBAL, Scope
 
 NAMED = 3
+UNREAD = "{} heartbeats are too many or too large, and were not read: nothing is drained as far as is known"
 
 
 def warnings(
-    scope: Scope, workers: Iterable[WorkerView], then: str | None = None, *, strangers: Sequence[str] = ()
+    scope: Scope,
+    workers: Iterable[WorkerView],
+    then: str | None = None,
+    *,
+    strangers: Sequence[str] = (),
+    unread: int = 0,
 ) -> list[str]:
     """A line each: that the hold holds nothing now, where it does not; who shares a name or does not obey; what cannot
     be ended.
 
-    `strangers`: who consumes here, and is heard by nobody.
+    `strangers`: who consumes here, and is heard by nobody. `unread`: how many heartbeats were not read.
     """
+    over = [UNREAD.format(unread)] if unread else []
     present = present_in(workers, GLOBAL)
     inside = present_in(present, scope)
     unheard = [_unheard(strangers)] if strangers else []
     if not inside:
         where = f"is in {scope} now" if present else "is known here (a wrong namespace, or none can send a heartbeat?)"
-        return [f"no worker {where}; one that comes will obey", *unheard]
+        return [f"no worker {where}; one that comes will obey", *unheard, *over]
     deaf = [worker.beat.nodename for worker in inside if not worker.enforces(scope)]
-    told = clashes((worker.beat.nodename, worker.namesakes) for worker in inside)
+    told = over + clashes((worker.beat.nodename, worker.namesakes) for worker in inside)
     told += [
         f"{worker.beat.nodename} stands at {worker.beat.stands_at}, ahead of {worker.desired}: it takes no order until "
         "the epoch is raised above it (docs/recovery.md)"

@@ -40,6 +40,8 @@ from sluicegate.schemas.redis_urls import Place, Server, is_redis, place_of
 EXPIRE_EVERY_S = 0.5
 DRAIN_EVERY_S = 0.5
 FOLD_EVERY_S = 2.0
+LOOKS_REST = 3.0
+"""How many times as long as a look at the fleet took the next one is put off."""
 CLEAN_EVERY_S = 600.0
 CLEAN_LOOK_EVERY_S = 5.0
 
@@ -235,8 +237,8 @@ def _loops(
         leader.loop,
         Loop("expire", led(once.clock.expire_due), interval_s=EXPIRE_EVERY_S),
         Loop("escalate", led(once.clock.escalate_due), interval_s=EXPIRE_EVERY_S),
-        Loop("drain", led(once.draining.follow), interval_s=DRAIN_EVERY_S),
-        Loop("fold", led(once.recovery.follow), interval_s=FOLD_EVERY_S),
+        Loop("drain", led(once.draining.follow), interval_s=DRAIN_EVERY_S, rests=LOOKS_REST),
+        Loop("fold", led(once.recovery.follow), interval_s=FOLD_EVERY_S, rests=LOOKS_REST),
         Loop("roll call", roll_call.call, interval_s=EVERY_S),
         Loop("clean", led(_Cleaning(once.database, once.fleet)), interval_s=CLEAN_LOOK_EVERY_S),
     )

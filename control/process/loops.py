@@ -5,15 +5,22 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from time import monotonic
 
 from sluicegate.control.links.outages import Outage
 from sluicegate.schemas.errors import SluicegateError
 
 logger = logging.getLogger("sluicegate.control")
 
+REST_AT_MOST_S = 10.0
+
 
 class Loop:
-    """Calls `turn` every `interval_s` seconds, and `at_end` once. A turn that fails is logged, and the loop goes on."""
+    """Calls `turn` every `interval_s` seconds, and `at_end` once. A turn that fails is logged, and the loop goes on.
+
+    `rests`: after a turn it rests so many times as long as the turn took, where that is longer, and REST_AT_MOST_S at
+    most. For what is no order's: however much there is to look at, most of a processor is left for orders.
+    """
 
     def __init__(
         self,
@@ -22,10 +29,12 @@ class Loop:
         *,
         interval_s: float,
         at_end: Callable[[], object] = lambda: None,
+        rests: float = 0.0,
     ) -> None:
         self._turn = turn
         self._interval_s = interval_s
         self._at_end = at_end
+        self._rests = rests
         self._stopping = threading.Event()
         self._outage = Outage(name)
         self._thread = threading.Thread(target=self._run, name=f"sluicegate-{name}", daemon=True)
@@ -45,6 +54,7 @@ class Loop:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            begun_at = monotonic()
             try:
                 self._turn()
             except SluicegateError as error:
@@ -56,7 +66,8 @@ class Loop:
                 self._outage.begin(error)
             else:
                 self._outage.end()
-            self._stopping.wait(self._interval_s)
+            rest_s = min(self._rests * (monotonic() - begun_at), REST_AT_MOST_S)
+            self._stopping.wait(max(self._interval_s, rest_s))
         try:
             self._at_end()
         except SluicegateError as error:

@@ -98,6 +98,7 @@ class ControlPlane:
 
     def close(self) -> None:
         """Closes the connections to Postgres and Redis."""
+        self.parts.orders.close()
         self.database.close()
         self._made.bus.close()
 

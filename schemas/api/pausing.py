@@ -76,7 +76,8 @@ class MetricsBody(Answer):
     workers stand by a state that the database knows nothing of. `workers`: how many are present (null: an older control
     plane); `strangers`: who consumes here and sends no heartbeat, so that nothing else here knows of them. `set_aside`:
     how many wait beside their queues while their tasks are held, in all and of each queue that has any; null where that
-    is not known (RabbitMQ: they are among what its workers have `reserved`).
+    is not known (RabbitMQ: they are among what its workers have `reserved`). `unread`: how many
+    heartbeats were too many or too large to be read.
     """
 
     queued: int | None
@@ -91,6 +92,7 @@ class MetricsBody(Answer):
     metrics_source: str
     set_aside: int | None = None
     set_aside_by_queue: dict[str, int] | None = None
+    unread: int = 0
 
     @classmethod
     def of(cls, metrics: Metrics) -> Self:
@@ -109,6 +111,7 @@ class MetricsBody(Answer):
             metrics_source=metrics.source,
             set_aside=None if aside is None else sum(aside.values()),
             set_aside_by_queue=None if aside is None else {name: aside[name] for name in sorted(aside) if aside[name]},
+            unread=metrics.unread,
         )
 
 

@@ -127,7 +127,8 @@ def _record(task: Task[Any, Any], event: Event, at: float, seq: int, note: str =
         Record(
             event=event,
             at_us=microseconds(at),
-            task_id=str(task.request.id),
+            # As it can stand in a line: some tests send ids that are no text at all.
+            task_id=str(task.request.id).encode("unicode_escape").decode(),
             seq=seq,
             pid=os.getpid(),
             nodename=str(task.request.hostname),

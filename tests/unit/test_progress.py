@@ -102,6 +102,7 @@ def test_all_paused_and_nothing_running_is_drained():
         "metricsSource": "broker",
         "setAside": None,
         "setAsideByQueue": None,
+        "unread": 0,
     }
 
 

@@ -81,8 +81,12 @@ def measures(metrics: MetricsBody, *, is_paused: bool) -> str:
     waiting = f" ({metrics.waiting} at a checkpoint)" if metrics.waiting else ""
     return (
         f"{word}running {metrics.running}{waiting}, stale {metrics.stale_running}, "
-        f"queued {metrics.queued}{_set_aside(metrics)} ({metrics.metrics_source})"
+        f"queued {metrics.queued}{_set_aside(metrics)} ({metrics.metrics_source}){_unread(metrics)}"
     )
+
+
+def _unread(metrics: MetricsBody) -> str:
+    return f"; {metrics.unread} heartbeats too many or too large to be read" if metrics.unread else ""
 
 
 def _set_aside(metrics: MetricsBody) -> str:
