@@ -119,6 +119,10 @@ def place_of(
     `unsaid_verify`: what is verified of a `rediss://` that does not say it; redis-py verifies, kombu does not.
     Raises InvalidSetting, which never shows the URL: it may hold a password.
     """
+    scheme = url.partition("://")[0]
+    # A `;` alone may be part of a password.
+    for number, entry in enumerate(re.split(rf";\s*{re.escape(scheme)}://", url)):
+        refuse_torn(f"{scheme}://{entry}" if number else entry, setting.name)
     if _scheme(url) != _SENTINEL:
         return server_at(url, setting.name, unsaid_verify=unsaid_verify)
     parts = [_split_sentinel(entry.strip(), setting) for entry in url.split(";") if entry.strip()]
@@ -270,6 +274,22 @@ def _is_host(host: str) -> bool:
 def _scheme(url: str) -> str:
     scheme, separator, _ = url.partition("://")
     return scheme.lower() if separator else ""
+
+
+def refuse_torn(url: str, setting_name: str) -> None:
+    """Raises InvalidSetting where a password's unescaped `/`, `?` or `#` would pass for the end of the host.
+
+    What was before it would be asked for as a host, and stand in errors. An `@` behind the host shows it.
+    """
+    try:
+        part = urlsplit(url)
+    except ValueError:
+        return  # no URL at all: whoever connects says so, and quotes nothing of it
+    behind = part.path + part.query + part.fragment
+    if part.netloc and "@" in behind:
+        raise InvalidSetting(
+            setting_name, "has an `@` behind its host: in a password, write `/`, `?`, `#` and `@` as %2F, %3F, %23, %40"
+        )
 
 
 def _split_sentinel(entry: str, setting: Setting[str]) -> SplitResult:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 from sluicegate.schemas.holds.hold import Hold
+from sluicegate.schemas.printable import PrintableLogger
 from sluicegate.schemas.snapshots import Edition
 
 NAMESPACE, WORKER, VERSION, HOLD = (f"sluicegate_{field}" for field in ("namespace", "worker", "version", "hold"))
 
 
-class _Logger(logging.LoggerAdapter[logging.Logger]):
+class _Logger(PrintableLogger):
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         kwargs["extra"] = {**_describe(), **(kwargs.get("extra") or {})}
         return msg, kwargs

@@ -20,6 +20,7 @@ from celery import bootsteps
 
 from sluicegate.schemas import settings
 from sluicegate.schemas.errors import InvalidSetting
+from sluicegate.schemas.printable import printable
 from sluicegate.workers.celery_inside.made_by import is_made_by_command, is_test_worker
 from sluicegate.workers.celery_inside.marks import MEMBER
 from sluicegate.workers.celery_inside.switched_off import LeftAside
@@ -42,7 +43,7 @@ def _refusing() -> Iterator[None]:
         if not is_made_by_command():
             raise InvalidSetting(error.field, f"{error.message} ({WAY_OUT})") from None
         for line in settings.lines_of(error):
-            print(f"sluicegate: {line}", file=sys.stderr)
+            print(f"sluicegate: {printable(line)}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -6,7 +6,6 @@ not in a main function. Imports nothing but click, the standard library and sche
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
@@ -29,6 +28,7 @@ from sluicegate.schemas.errors import (
     Unavailable,
 )
 from sluicegate.schemas.exits import Exit
+from sluicegate.schemas.printable import printable, printable_json
 from sluicegate.schemas.settings import lines_of
 
 DEFECT = 1
@@ -102,11 +102,6 @@ def to_lines(error: BaseException) -> str:
     return "\n".join(f"sluicegate: {printable(line)}" for line in said)
 
 
-def printable(text: str) -> str:
-    """`text` on one line and without control characters: it may come from anyone who wrote a reason."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def _foreign_code(error: BaseException) -> str:
     if isinstance(error, click.ClickException):
         return InvalidInput.code
@@ -154,7 +149,7 @@ def reported(*, as_json: bool) -> Iterator[None]:
         code = exit_of(error)
         if code == DEFECT and _wants_traceback():
             traceback.print_exc()
-        click.echo(json.dumps(to_json(error)) if as_json else to_lines(error), err=True)
+        click.echo(printable_json(to_json(error)) if as_json else to_lines(error), err=True)
         raise click.exceptions.Exit(code) from None
 
 

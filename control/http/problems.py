@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,8 +13,9 @@ from starlette.exceptions import HTTPException
 from sluicegate.control.http.headers import SECURE
 from sluicegate.schemas.api.errors import ErrorBody
 from sluicegate.schemas.errors import InvalidInput, NotAuthenticated, Refused, SluicegateError
+from sluicegate.schemas.printable import printable_logger
 
-logger = logging.getLogger("sluicegate.control")
+logger = printable_logger("sluicegate.control")
 
 _WORDS = {404: "not_found", 405: "method_not_allowed"}
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 
-logger = logging.getLogger("sluicegate.control")
+from sluicegate.schemas.printable import printable_logger
+
+logger = printable_logger("sluicegate.control")
 
 
 class Outage:

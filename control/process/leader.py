@@ -10,7 +10,6 @@ committed only while its term is the present one.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,8 +25,9 @@ from sluicegate.control.store import replicas, terms
 from sluicegate.control.store.database import Database
 from sluicegate.control.store.replicas import Replica
 from sluicegate.control.store.terms import Deposed, Term
+from sluicegate.schemas.printable import printable_logger
 
-logger = logging.getLogger("sluicegate.control")
+logger = printable_logger("sluicegate.control")
 
 LEASE = timedelta(seconds=3)
 LOOK_EVERY_S = 1.0

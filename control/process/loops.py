@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from time import monotonic
 
 from sluicegate.control.links.outages import Outage
 from sluicegate.schemas.errors import SluicegateError
+from sluicegate.schemas.printable import printable_logger
 
-logger = logging.getLogger("sluicegate.control")
+logger = printable_logger("sluicegate.control")
 
 REST_AT_MOST_S = 10.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import socket
 import threading
@@ -19,8 +18,9 @@ from sluicegate.control.process.compose import compose
 from sluicegate.schemas import settings
 from sluicegate.schemas.adapters.redis_client import refuse_cluster
 from sluicegate.schemas.errors import DatabaseTooNew, InvalidSetting, NotMigrated, Unavailable
+from sluicegate.schemas.printable import printable_logger
 
-logger = logging.getLogger("sluicegate.control")
+logger = printable_logger("sluicegate.control")
 
 START_S = 120.0
 """How long its HTTP server may take to come up, on a busy machine. One that fails ends, and is noticed at once."""

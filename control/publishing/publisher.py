@@ -8,7 +8,6 @@ have a publication above one that is read afterwards, unless the database went b
 from __future__ import annotations
 
 import json
-import logging
 import random
 import threading
 from collections import Counter
@@ -21,9 +20,10 @@ from sluicegate.control.links.outages import Outage
 from sluicegate.control.links.state_redis import Bus, Slot
 from sluicegate.control.store.database import Database
 from sluicegate.schemas.errors import SnapshotRefused, Unavailable
+from sluicegate.schemas.printable import printable_logger
 from sluicegate.schemas.snapshots import NOTHING, Edition, Sign, Snapshot, Verify, seal, unseal
 
-logger = logging.getLogger("sluicegate.control")
+logger = printable_logger("sluicegate.control")
 
 ATTEMPTS = 8
 """Among replicas that publish at once; each attempt that fails is another's success."""

@@ -20,6 +20,10 @@ _FORBIDDEN = "42501"
 
 def parse_url(database_url: str, setting: str = "SLUICEGATE_DATABASE_URL") -> URL:
     """`database_url` for psycopg 3; raises InvalidSetting, which never repeats the URL: it has a password."""
+    _, _, behind_user = database_url.partition("://")[2].partition(":")
+    if behind_user.count("@") > 1:
+        # What follows the first one would be asked for as a host, and stand in errors: a piece of the password.
+        raise InvalidSetting(setting, "has more than one `@` behind the user: write those of the password as %40")
     try:
         url = make_url(database_url)
     except (ArgumentError, ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import Any, Protocol
 
 import click
 
-from sluicegate.control.cli.verb import printable
+from sluicegate.schemas.printable import printable, printable_json
 
 
 class Progress(Protocol):
@@ -33,7 +32,7 @@ def note(line: str) -> None:
 
 def say_json(body: Any) -> None:
     """Prints one JSON value on stdout, indented for who reads it; nothing else goes there with `--json`."""
-    click.echo(json.dumps(body, indent=2, ensure_ascii=False))
+    click.echo(printable_json(body, indent=2))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -9,6 +9,7 @@ import click
 
 from sluicegate.control.cli import options
 from sluicegate.control.cli.verb import Verb, needs_extra
+from sluicegate.schemas.printable import PrintableFormatter
 
 
 @click.command(cls=Verb, short_help="Run the control plane.", examples=(". .sluicegate/control.env; sluicegate serve",))
@@ -19,7 +20,9 @@ def serve(*, as_json: bool) -> None:
         from sluicegate.control.process import plane
 
     # The embedding process decides where a library's log goes; here we are that process.
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     plane.serve(os.environ, ready=lambda url: _say_serving(url, as_json))
 
 
