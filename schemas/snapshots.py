@@ -15,7 +15,7 @@ import binascii
 import json
 import reprlib
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
 from sluicegate.schemas.errors import BadSignature, InvalidInput, MalformedSnapshot
@@ -25,6 +25,13 @@ from sluicegate.schemas.times import from_wire, to_wire
 PROTOCOL = 1
 MAX_EPOCH = (1 << 16) - 1
 MAX_VERSION = (1 << 44) - 1
+MAX_PUBLICATION = (1 << 63) - 1
+MAX_ENVELOPE_BYTES = 1 << 20
+"""More than this cannot be an envelope of ours."""
+MAX_ORDERED_BYTES = MAX_ENVELOPE_BYTES // 8 * 7
+"""As large as an order may make it: what the clock does to holds by itself must still fit."""
+_WRAPPING_BYTES = 512
+"""At least as much as stands around a payload: the key's name, the signature, and the names of the fields."""
 
 
 class Edition(NamedTuple):
@@ -91,6 +98,18 @@ class Snapshot:
         return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
 
 
+def most_bytes(namespace: str, holds: Holds) -> int:
+    """An upper bound for the envelope that these holds come in, whatever the epoch, the publication and the key."""
+    widest = Snapshot(
+        namespace=namespace,
+        epoch=MAX_EPOCH,
+        holds=holds,
+        publication=MAX_PUBLICATION,
+        issued_at=datetime.max.replace(tzinfo=UTC),
+    )
+    return -(-len(widest.to_payload()) // 3) * 4 + _WRAPPING_BYTES
+
+
 def seal(snapshot: Snapshot, key: Sign) -> bytes:
     """The envelope with `snapshot` in it, signed by `key`, in the one spelling that `unseal` takes."""
     payload = snapshot.to_payload()
@@ -142,7 +161,7 @@ def _parse(payload: bytes, namespace: str) -> Snapshot:
                 version=_count(body, "version", MAX_VERSION),
                 active=frozenset(Hold.from_wire(hold) for hold in body["holds"]),
             ),
-            publication=_count(body, "beat", (1 << 63) - 1),
+            publication=_count(body, "beat", MAX_PUBLICATION),
             issued_at=from_wire(body["issuedAt"], "issuedAt"),
         )
     except (ValueError, KeyError, TypeError, InvalidInput, RecursionError) as error:

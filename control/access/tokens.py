@@ -69,7 +69,8 @@ def create(database_url: str, name: str, right: str) -> str:
             outcome=events.APPLIED,
             actor=events.SYSTEM,
             at=now,
-            details={"name": actor, "right": granted.word},
+            # With the digest, `audit verify` tells this token from another one of its name.
+            details={"name": actor, "right": granted.word, "digest": row["digest"]},
         )
         events.record(connection, None, made)
     return secret

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Text, cast, extract, func, select, text
 
+from sluicegate.control.audit import guards
 from sluicegate.control.audit.chain import START, Chain, Head, Link
 from sluicegate.control.store.connection import connected
 from sluicegate.control.store.tables import CONTROL_EVENTS, NAMESPACES
@@ -17,11 +18,18 @@ from sluicegate.schemas.snapshots import NOTHING, Edition
 BATCH: Final = 5000
 """Events in memory at a time."""
 
-GUARDS: Final = ("control_events_append_only", "control_events_chain")
+NAMED: Final = 10
+"""Tokens that are named in one error."""
 
-_GUARDS = text(
-    "select tgname from pg_trigger where tgrelid = to_regclass('control_events') and tgenabled = 'A'"
-    " and tgname = any(:names)"
+# A token is what its event says: the name, the right, the instant; and the digest, since events have it. One that was
+# revoked and is not any more has been brought back by nobody who is on record.
+_UNRECORDED_TOKENS = text(
+    'select t.name, t."right" from tokens t where t.revoked_at is null and not exists ('
+    " select from control_events e where e.action = 'token_created' and e.outcome = 'applied'"
+    " and e.namespace is null and e.details->>'name' = t.name and e.details->>'right' = t.\"right\""
+    " and e.created_at = t.created_at and coalesce(e.details->>'digest', t.digest) = t.digest"
+    " and not exists (select from control_events r where r.action = 'token_revoked' and r.outcome = 'applied'"
+    " and r.namespace is null and r.details->>'name' = t.name and r.position > e.position)) order by t.name"
 )
 
 
@@ -38,8 +46,8 @@ def verify(database_url: str, exported: Head | None, progress: Callable[[int, in
     """Walks the whole chain as one moment shows it, and returns its head. `progress(done, total)` now and then.
 
     Raises AuditBroken naming the first event that is not what was recorded, else where a namespace is at a version
-    that no event made, or a trigger that guards the events is missing or off. Raises InvalidSetting, Unavailable,
-    NotMigrated.
+    that no event made, where what guards the events is missing, off or another than the migrations made, or where
+    there are tokens that no event made. Raises InvalidSetting, Unavailable, NotMigrated.
     """
     chain = Chain(exported)
     with _reading(database_url) as connection:
@@ -57,10 +65,15 @@ def verify(database_url: str, exported: Head | None, progress: Callable[[int, in
                     f"namespace {namespace!r} is at {edition}, but the newest version that an event made is {made}",
                     position=chain.head.position + 1,
                 )
-        on = set(connection.execute(_GUARDS, {"names": list(GUARDS)}).scalars())
-    for guard in GUARDS:
-        if guard not in on:
-            raise AuditBroken(f"all events are as recorded, but nothing guards them: the trigger {guard} is not on")
+        unguarded = guards.fault(connection)
+        tokens = [f"{row.name!r} ({row.right})" for row in connection.execute(_UNRECORDED_TOKENS)]
+    if unguarded is not None:
+        raise AuditBroken(f"all events are as recorded, but nothing guards them: {unguarded}")
+    if tokens:
+        more = f" and {len(tokens) - NAMED} more" if len(tokens) > NAMED else ""
+        raise AuditBroken(
+            f"all events are as recorded, but no event made these tokens: {', '.join(tokens[:NAMED])}{more}"
+        )
     return chain.head
 
 

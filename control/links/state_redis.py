@@ -5,7 +5,6 @@ Nothing here is trusted or durable: what it holds is checked by whoever reads it
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -19,15 +18,15 @@ from sluicegate.schemas import names
 from sluicegate.schemas.adapters.redis_client import connect, refuse_cluster
 from sluicegate.schemas.beats import MAX_BEAT_BYTES
 from sluicegate.schemas.errors import Unavailable
+from sluicegate.schemas.printable import printable_logger
 from sluicegate.schemas.redis_urls import Place
+from sluicegate.schemas.snapshots import MAX_ENVELOPE_BYTES
 from sluicegate.schemas.telling import MAX_CHARS, storable
 
-logger = logging.getLogger("sluicegate.control")
+logger = printable_logger("sluicegate.control")
 
-MAX_ENVELOPE_BYTES = 1 << 20
-"""More than this cannot be ours: it is overwritten without being read."""
-
-# What is under the snapshot's key: {kind, content}. Anything that cannot be an envelope is 'other'.
+# What is under the snapshot's key: {kind, content}. Anything that cannot be an envelope is 'other': it is overwritten
+# without being read.
 _LOOK = f"""
 local function look(key)
   local kind = redis.call('TYPE', key).ok

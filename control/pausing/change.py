@@ -35,7 +35,7 @@ from sluicegate.schemas.holds.transitions import Change, place, release, reopen
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.progress import UNAVAILABLE, Metrics, present_in
 from sluicegate.schemas.scopes import Scope
-from sluicegate.schemas.snapshots import Edition, Snapshot
+from sluicegate.schemas.snapshots import MAX_ORDERED_BYTES, Edition, Snapshot, most_bytes
 from sluicegate.schemas.times import to_wire_or_none
 
 MAX_TRIES = 5
@@ -207,8 +207,28 @@ def _decided(attempt: _Try, truth: Truth) -> Change | Refused:
     """What the order does to `truth`; raises InvalidInput where it comes too late to mean anything."""
     order, actor = attempt.order, attempt.ask.actor
     if order.action == PAUSE:
-        return _placed(order, truth, actor)
-    return _refusal(order, truth, attempt.progress) or _resumed(order, truth, attempt.progress, actor)
+        change = _placed(order, truth, actor)
+    else:
+        refusal = _refusal(order, truth, attempt.progress)
+        if refusal is not None:
+            return refusal
+        change = _resumed(order, truth, attempt.progress, actor)
+    return _too_large(truth, change) or change
+
+
+def _too_large(truth: Truth, change: Change) -> Refused | None:
+    """Why a state that grew by this change could not be told to workers; None where it can, or did not grow."""
+    hold = change.hold
+    if change.is_noop or hold is None or hold.released_at is not None:
+        return None
+    size = most_bytes(truth.namespace, change.holds)
+    if size <= MAX_ORDERED_BYTES or size <= most_bytes(truth.namespace, truth.holds):
+        return None
+    message = (
+        f"the state would have {size} bytes with {len(change.holds.active)} holds, at most {MAX_ORDERED_BYTES} are"
+        " published: release holds, say less in their reasons, or resume without a ramp"
+    )
+    return Refused(message, {"stateBytes": size, "mostBytes": MAX_ORDERED_BYTES})
 
 
 def _placed(order: Order, truth: Truth, actor: str) -> Change:

@@ -28,6 +28,10 @@ logger = printable_logger("sluicegate.control")
 ATTEMPTS = 8
 """Among replicas that publish at once; each attempt that fails is another's success."""
 INLINE_WAIT_S = 1.0
+
+Mark = tuple[Edition, int]
+"""An edition and a publication of it: which of two states came later."""
+
 ALARM_EVERY_S = 10.0
 MOST_SHOWN = 32
 """States shown by workers that are checked in one turn."""
@@ -58,8 +62,8 @@ class Publisher:
         self._trusted = trusted
         self._on_change = on_change
         self._lock = threading.Lock()
-        self._published = NOTHING
-        self._published_number = 0
+        # The edition and the publication that this process knows to be there; only ever replaced as one.
+        self._published: Mark = (NOTHING, 0)
         self._alarmed_at: dict[str, float] = {}
         self._outage = Outage("publishing")
         self.alarms: Counter[str] = Counter()
@@ -74,7 +78,7 @@ class Publisher:
 
         Raises Unavailable where Redis is away.
         """
-        return self._judge(self._bus.read_slot())
+        return self._find()[1]
 
     def publish_now(self, edition: Edition) -> bool:
         """After a change: is `edition`, or a newer one, in Redis? Within about a second; never raises."""
@@ -82,7 +86,7 @@ class Publisher:
             return False  # the loop is stuck on a Redis that hangs; it goes on trying
         try:
             # Another's publication that began after our commit carries our change too.
-            if self._published < edition:
+            if self._published[0] < edition:
                 self._publish()
         except Unavailable as error:
             self._outage.begin(error)
@@ -106,8 +110,7 @@ class Publisher:
     def _publish(self) -> None:
         truth: Truth | None = None
         for _ in range(ATTEMPTS):
-            slot = self._bus.read_slot()
-            met = self._judge(slot)
+            slot, met = self._find()
             if truth is not None and met is not None and _is_beyond(met, truth):
                 # Another replica was faster, with a truth that was read no earlier than ours: ours is in it.
                 self._note(met.edition, met.publication)
@@ -153,10 +156,17 @@ class Publisher:
         with self._database.transaction() as connection:
             return namespaces.read(connection, self._namespace)
 
-    def _judge(self, slot: Slot) -> Snapshot | None:
-        """The state that is there if our key made it; None, and an alarm, for anything else."""
+    def _find(self) -> tuple[Slot, Snapshot | None]:
+        """What is there, and judged; looks are not under the lock, so that an order waits for no publication."""
+        # Before the slot is read: what is published meanwhile, by another thread, cannot be asked of it.
+        known = self._published
+        slot = self._bus.read_slot()
+        return slot, self._judge(slot, known)
+
+    def _judge(self, slot: Slot, known: Mark) -> Snapshot | None:
+        """The state that is there if our key made it; None, and an alarm, for anything else or older than `known`."""
         if slot.kind == "none":
-            if self._published > NOTHING:
+            if known[0] > NOTHING:
                 self.alarm("missing", "the state was gone from Redis")
             return None
         try:
@@ -164,7 +174,7 @@ class Publisher:
         except SnapshotRefused as error:
             self.alarm(error.code, f"a state in Redis was not ours: {error}")
             return None
-        if (met.edition, met.publication) < (self._published, self._published_number):
+        if (met.edition, met.publication) < known:
             self.alarm("rolled_back", f"an old state {met.edition} (publication {met.publication}) was put back")
         return met
 
@@ -204,8 +214,8 @@ class Publisher:
                 self.alarm("restored", f"met {met.edition}: the database was restored; now {truth.edition}")
 
     def _note(self, edition: Edition, publication: int) -> None:
-        is_change = edition > self._published
-        self._published, self._published_number = edition, publication
+        is_change = edition > self._published[0]
+        self._published = (edition, publication)
         if is_change:
             self._on_change(edition)
 

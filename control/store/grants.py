@@ -25,6 +25,7 @@ TABLES: Final[Mapping[str, str]] = {
     "replicas": "select, insert, update, delete",
     "namespaces": "select, insert, update (epoch, version, updated_at)",
     "holds": "select, insert, update",
+    "audit_chain": "select",
     "control_events": f"select, insert ({_CHOSEN})",
     "drains": "select, insert, update",
     "idempotency_keys": "select, insert, delete",
@@ -34,7 +35,8 @@ TABLES: Final[Mapping[str, str]] = {
 }
 """What is granted on each table; a table that is not here is not reached."""
 
-SEQUENCES: Final[Mapping[str, str]] = {PUBLICATIONS.name: "usage, select, update"}
+SEQUENCES: Final[Mapping[str, str]] = {PUBLICATIONS.name: "usage, select"}
+FUNCTIONS: Final[Mapping[str, str]] = {"sluicegate_raise_publications(bigint)": "execute"}
 
 _ROLE = text("select rolsuper from pg_roles where rolname = :role")
 _IS_OWNERS = text(
@@ -51,7 +53,7 @@ _EXCESS = text(
 
 
 def grant(database_url: str, role: str) -> dict[str, str]:
-    """Gives `role` exactly what `TABLES` and `SEQUENCES` say, by name, and returns it. Safe to repeat.
+    """Gives `role` exactly what `TABLES`, `SEQUENCES` and `FUNCTIONS` say, by name, and returns it. Safe to repeat.
 
     To be called as the tables' owner, and again after each upgrade. What the role had of them before is taken away.
     Raises NotFound (no such role), Refused where the role could change events all the same, Unavailable,
@@ -62,14 +64,14 @@ def grant(database_url: str, role: str) -> dict[str, str]:
         _check_role(connection, role)
         schema = connection.execute(text("select quote_ident(current_schema())")).scalar_one()
         connection.exec_driver_sql(f"grant usage on schema {schema} to {quoted}")
-        for kind, wanted in (("table", TABLES), ("sequence", SEQUENCES)):
+        for kind, wanted in (("table", TABLES), ("sequence", SEQUENCES), ("function", FUNCTIONS)):
             for name, privileges in wanted.items():
                 connection.exec_driver_sql(f"revoke all on {kind} {name} from {quoted}")
                 connection.exec_driver_sql(f"grant {privileges} on {kind} {name} to {quoted}")
         excess = connection.execute(_EXCESS, {"role": role}).scalars().all()
         if excess:
             raise Refused(f"{role} may {', '.join(excess)} on control_events by PUBLIC or by a role that it is in")
-    return {**TABLES, **SEQUENCES}
+    return {**TABLES, **SEQUENCES, **FUNCTIONS}
 
 
 def create_role(database_url: str, role: str) -> None:

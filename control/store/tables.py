@@ -159,6 +159,14 @@ CONTROL_EVENTS = Table(
 )
 """The audit. Triggers chain each event to the one before it, and refuse UPDATE, DELETE and TRUNCATE."""
 
+AUDIT_CHAIN = Table(
+    "audit_chain",
+    METADATA,
+    Column("is_the_row", Boolean, primary_key=True),
+    CheckConstraint("is_the_row", name="there_is_one_row"),
+)
+"""One row, which the chain's trigger locks as its owner: who may not update it cannot hold events up."""
+
 IDEMPOTENCY_KEYS = Table(
     "idempotency_keys",
     METADATA,

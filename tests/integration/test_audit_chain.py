@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import insert, text
+from sqlalchemy import NullPool, create_engine, insert, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from sluicegate.control.access import tokens
-from sluicegate.control.audit import events, verification
+from sluicegate.control.audit import events, guards, verification
 from sluicegate.control.audit.chain import START, Head
+from sluicegate.control.audit.guards import GUARDS
 from sluicegate.control.cli.root import sluicegate
 from sluicegate.control.holds import namespaces
 from sluicegate.control.store import migrate
+from sluicegate.control.store.connection import parse_url
 from sluicegate.control.store.database import Database
 from sluicegate.control.store.tables import CONTROL_EVENTS
 from sluicegate.schemas.errors import AuditBroken
@@ -181,7 +183,7 @@ def test_an_exported_head_shows_what_was_removed_from_the_end_and_what_was_writt
         verified(world, middle)
 
 
-@pytest.mark.parametrize("guard", verification.GUARDS)
+@pytest.mark.parametrize("guard", [guard.trigger for guard in GUARDS])
 def test_a_guard_that_is_off_is_named_though_all_events_are_as_recorded(world: World, guard: str) -> None:
     """Somebody who may alter the table is about to alter events, or did and forgot."""
     fill(world, 1)
@@ -192,6 +194,149 @@ def test_a_guard_that_is_off_is_named_though_all_events_are_as_recorded(world: W
     world.sql(f"drop trigger {guard} on control_events")
     with pytest.raises(AuditBroken, match=guard):
         verified(world)
+
+
+NOTHING_CHECKED = "create or replace function {} language plpgsql as 'begin return new; end'"
+UNGUARDED: dict[str, tuple[str, str]] = {
+    "what refuses changes does nothing": (
+        NOTHING_CHECKED.format("sluicegate_refuse_change() returns trigger"),
+        "function sluicegate_refuse_change",
+    ),
+    "it refuses some": (
+        "create or replace function sluicegate_refuse_change() returns trigger language plpgsql as 'begin"
+        " if current_user = ''mallory'' then return new; end if; raise ''no''; end'",
+        "function sluicegate_refuse_change",
+    ),
+    "what chains runs as whoever inserts": (
+        "alter function sluicegate_chain_event() security invoker",
+        "function sluicegate_chain_event",
+    ),
+    "what chains looks elsewhere": (
+        "alter function sluicegate_chain_event() set search_path = public",
+        "function sluicegate_chain_event",
+    ),
+    "what hashes has a second meaning": (
+        "create function sluicegate_event_hash(json) returns bytea language sql as 'select null::bytea'",
+        "function sluicegate_event_hash",
+    ),
+    "it fires never": (
+        "drop trigger control_events_append_only on control_events;"
+        "create trigger control_events_append_only before update or delete on control_events"
+        " for each row when (false) execute function sluicegate_refuse_change();"
+        "alter table control_events enable always trigger control_events_append_only",
+        "trigger control_events_append_only is not the one",
+    ),
+    "it calls another function": (
+        "create function harmless() returns trigger language plpgsql as 'begin return new; end';"
+        "drop trigger control_events_append_only on control_events;"
+        "create trigger control_events_append_only before update or delete or truncate on control_events"
+        " for each statement execute function harmless();"
+        "alter table control_events enable always trigger control_events_append_only",
+        "trigger control_events_append_only is not the one",
+    ),
+    "another comes first": (
+        "create function swallow() returns trigger language plpgsql as 'begin return null; end';"
+        "create trigger a before insert on control_events for each row execute function swallow()",
+        "trigger a is not ours",
+    ),
+    "a rule takes it elsewhere": (
+        "create rule r as on delete to control_events do instead nothing",
+        "no plain table",
+    ),
+    "rows are hidden": ("alter table control_events enable row level security", "row security is on"),
+}
+
+
+@pytest.mark.parametrize("way", UNGUARDED)
+def test_a_guard_that_is_not_what_the_migrations_made_is_named(world: World, way: str) -> None:
+    """Its trigger may be on, and still guard nothing: what it does is compared, not what it is called."""
+    statement, named = UNGUARDED[way]
+    fill(world, 1)
+    verified(world)
+    world.sql(statement)
+    with pytest.raises(AuditBroken, match=f"all events are as recorded, but nothing guards them: .*{named}"):
+        verified(world)
+
+
+def test_a_trigger_that_only_listens_is_nobodys_fault(world: World) -> None:
+    """One that comes after the insert, to tell somebody of it, cannot change what is inserted."""
+    fill(world, 1)
+    world.sql(
+        "create function tell() returns trigger language plpgsql as 'begin return null; end';"
+        "create trigger tells after insert on control_events for each row execute function tell()"
+    )
+    assert verified(world).position == 3
+
+
+def test_the_guards_of_every_revision_are_known(empty_database_url: str) -> None:
+    """In any schema; so that a database is verified before it is upgraded, and after."""
+    engine = create_engine(parse_url(empty_database_url), poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql('create schema "Odd one"')
+        connection.exec_driver_sql(f'alter database "{engine.url.database}" set search_path = "Odd one"')
+    for number in migrate.known():
+        migrate.upgrade(empty_database_url, number)
+        with engine.connect() as connection:
+            assert number == "0001" or guards.fault(connection) is None
+    engine.dispose()
+
+
+def test_a_token_that_no_event_made_is_named(world: World) -> None:
+    """By name and right: one that was made by SQL, given another right or secret, or brought back."""
+    for name in ("alice", "bob", "carol", "dave"):
+        tokens.create(world.database_url, name, "viewer")
+    tokens.revoke(world.database_url, "dave")
+    tokens.create(world.database_url, "dave", "viewer")
+    tokens.revoke(world.database_url, "dave")
+    verified(world)
+    for statement, named in (
+        ("insert into tokens values ('digest', 'eve', 'admin', now())", "'eve' (admin)"),
+        ("update tokens set \"right\" = 'admin' where name = 'alice'", "'alice' (admin), 'eve' (admin)"),
+        ("update tokens set digest = 'another' where name = 'bob'", "'alice' (admin), 'bob' (viewer), 'eve' (admin)"),
+        (
+            "update tokens set revoked_at = null where name = 'dave' and created_at ="
+            " (select max(created_at) from tokens where name = 'dave')",
+            "'alice' (admin), 'bob' (viewer), 'dave' (viewer), 'eve' (admin)",
+        ),
+    ):
+        world.sql(statement)
+        with pytest.raises(AuditBroken) as caught:
+            verified(world)
+        assert str(caught.value) == f"all events are as recorded, but no event made these tokens: {named}"
+    world.sql("insert into tokens select md5(n::text), 'n' || n, 'viewer', now() from generate_series(1, 20) n")
+    with pytest.raises(AuditBroken, match=r"'n14' \(viewer\) and 14 more$"):
+        verified(world)
+
+
+def test_a_token_of_before_its_digest_was_recorded_is_known_by_its_event(world: World) -> None:
+    world.sql("insert into tokens values ('digest', 'old', 'viewer', '2026-01-31 00:00:00+00')")
+    world.sql(
+        "insert into control_events (epoch, action, outcome, actor, details, created_at) values"
+        " (0, 'token_created', 'applied', 'sluicegate', '{\"name\": \"old\", \"right\": \"viewer\"}',"
+        " '2026-01-31 00:00:00+00')"
+    )
+    assert verified(world).position == 1
+
+
+def test_no_role_that_can_only_log_in_holds_changes_up(world: World) -> None:
+    """Advisory locks are open to everyone: whoever knew the number of ours could stop all changes with it."""
+    plane = world.replica()
+    world.change(plane, **PAUSE)
+    world.sql("do $$ begin create role stranger login; exception when duplicate_object then null; end $$")
+    url = make_url(world.database_url).set(username="stranger")
+    engine = create_engine(url.set(drivername="postgresql+psycopg"), poolclass=NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("select pg_advisory_lock(7283114905216336)")
+        for statement in (
+            "select 1 from audit_chain for update",
+            "select 1 from audit_chain for share",
+            "lock table audit_chain in share mode",
+            "lock table control_events in share mode",
+        ):
+            with pytest.raises(DBAPIError, match="permission denied"), connection.begin_nested():
+                connection.exec_driver_sql(statement)
+        assert world.change(plane, **RESUME, forceResume=True)["published"] is True
+    engine.dispose()
 
 
 def test_events_of_many_namespaces_at_once_form_one_chain(world: World) -> None:
@@ -237,7 +382,7 @@ def test_positions_are_in_the_order_of_commits(world: World) -> None:
             now = namespaces.clock(connection)
             events.record(connection, None, events.Event(action="first", outcome="noop", actor="y", at=now))
             has_inserted.set()
-            waiting = text("select 1 from pg_locks where locktype = 'advisory' and not granted")
+            waiting = text("select 1 from pg_locks where locktype = 'transactionid' and not granted")
             while connection.execute(waiting).first() is None:
                 pass
             order.append("first")

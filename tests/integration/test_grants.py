@@ -14,10 +14,12 @@ from sqlalchemy.exc import DBAPIError
 from sluicegate.control.access import tokens
 from sluicegate.control.audit import verification
 from sluicegate.control.cli.root import sluicegate
+from sluicegate.control.holds import namespaces
 from sluicegate.control.store import grants
 from sluicegate.control.store.tables import METADATA
 from sluicegate.schemas.errors import InvalidInput, NotFound, Refused, Unavailable
 from sluicegate.schemas.exits import Exit
+from sluicegate.schemas.snapshots import MAX_PUBLICATION
 from tests.integration.world import CONTROL_ROLE, PAUSE, World
 
 
@@ -49,6 +51,11 @@ FORBIDDEN = [
     "delete from holds",
     "delete from namespaces",
     "update alembic_version set version_num = '0001'",
+    "select setval('snapshot_publications', 9223372036854775807)",
+    "select 1 from audit_chain for update",
+    "lock table audit_chain in share mode",
+    "insert into audit_chain values (true)",
+    "delete from audit_chain",
 ]
 
 
@@ -69,6 +76,23 @@ def test_the_control_planes_role_may_do_no_more_than_add_to_the_audit(world: Wor
     assert [statement for statement in FORBIDDEN if not is_denied(world, statement)] == []
     assert world.dump() == before
     assert verified(world) == 2
+
+
+def test_the_control_planes_role_cannot_end_the_counting_of_publications(world: World) -> None:
+    """It may raise the counter by what a lost backup can miss; the end is 2^32 such steps away."""
+    plane = world.replica()
+    plane.publisher.republish()
+    database = plane.database
+    with pytest.raises(Unavailable, match=r"too far ahead of \d+: somebody set the counter"):  # noqa: SIM117
+        with database.transaction() as connection:
+            namespaces.raise_publications(connection, MAX_PUBLICATION)
+    with database.transaction() as connection:
+        namespaces.raise_publications(connection, 2**31)
+        namespaces.raise_publications(connection, 5)
+    plane.publisher.republish()
+    published = world.published()
+    assert published is not None
+    assert published.publication == 2**31 + 1
 
 
 def test_a_temporary_table_does_not_take_the_place_of_the_chain(world: World) -> None:
@@ -103,7 +127,7 @@ def test_the_owner_may_neither_update_nor_delete_nor_choose_a_hash(world: World)
 def test_what_is_granted_is_exactly_what_is_documented(world: World) -> None:
     """Every table of ours is spoken of; a second time changes nothing, and takes away what was there beside."""
     page = (Path(__file__).parents[2] / "docs/security.md").read_text()
-    for name, privileges in {**grants.TABLES, **grants.SEQUENCES}.items():
+    for name, privileges in {**grants.TABLES, **grants.SEQUENCES, **grants.FUNCTIONS}.items():
         assert f"| `{name}` | {privileges} |" in page
     assert set(grants.TABLES) == {*METADATA.tables, "alembic_version"}
 

@@ -14,10 +14,12 @@ import pytest
 from sqlalchemy import make_url
 
 from sluicegate.control.embedded import EmbeddedPostgres, EmbeddedValkey
+from sluicegate.control.holds import namespaces
+from sluicegate.control.links.state_redis import Slot
 from sluicegate.control.process.plane import ControlPlane
 from sluicegate.control.publishing import signing_key
 from sluicegate.schemas import names
-from sluicegate.schemas.errors import Unavailable
+from sluicegate.schemas.errors import Refused, Unavailable
 from sluicegate.schemas.holds.hold import Holds
 from sluicegate.schemas.snapshots import MAX_EPOCH, Edition, Sign, Snapshot, seal
 from tests.integration.conftest import make_database
@@ -163,6 +165,66 @@ def test_an_old_state_put_back_is_overwritten_and_alarmed(world: World) -> None:
     assert published is not None
     assert published.edition == Edition(1, 2)
     assert plane.publisher.alarms == {"rolled_back": 1}
+
+
+@pytest.mark.parametrize("is_published_before", [True, False])
+def test_a_look_beside_a_publication_takes_no_older_state_for_a_rollback(
+    world: World, monkeypatch: pytest.MonkeyPatch, is_published_before: bool
+) -> None:
+    """An order looks without the publisher's lock: what it read may be replaced before it has judged it."""
+    plane = world.replica()
+    if is_published_before:
+        plane.publisher.republish()
+    bus = plane.publisher._bus
+    read = bus.read_slot
+
+    def read_and_be_overtaken() -> Slot:
+        slot = read()
+        monkeypatch.setattr(bus, "read_slot", read)
+        plane.publisher.republish()
+        return slot
+
+    monkeypatch.setattr(bus, "read_slot", read_and_be_overtaken)
+    plane.publisher.look()
+    assert plane.publisher.alarms == {}
+
+
+def test_an_order_that_would_make_the_state_too_large_is_refused(world: World) -> None:
+    """Workers and the control plane take no state above 1 MiB for ours: it never comes to that, and release goes on."""
+    plane = world.replica()
+    longest = {"reason": "\N{FACE WITH TEARS OF JOY}" * 1000}
+    with plane.database.transaction() as connection:
+        namespaces.lock(connection, world.namespace)
+    world.sql(
+        "insert into holds (id, namespace, scope, cause, source, mode, reason, actor, created_at, updated_at)"
+        " select md5(n::text)::uuid, :namespace, 'queue:q' || n, 'manual', '', 'drain', :reason, 'alice', now(), now()"
+        " from generate_series(0, 149) n",
+        namespace=world.namespace,
+        reason=longest["reason"],
+    )
+    numbers = iter(range(150, 300))
+
+    def place_all() -> None:
+        for number in numbers:
+            world.change(plane, **PAUSE | longest, scope=f"queue:q{number}")
+
+    with pytest.raises(Refused, match=r"the state would have \d+ bytes with \d+ holds, at most 917504") as caught:
+        place_all()
+    placed = next(numbers) - 1
+    assert placed > 150
+    assert caught.value.details["stateBytes"] > caught.value.details["mostBytes"]
+    (refused,) = world.events(outcome="refused")
+    assert (refused["action"], refused["details"]["mostBytes"]) == ("pause", 917504)
+    for _ in range(3):
+        plane.publisher.republish()
+    published = world.published()
+    assert published is not None
+    assert len(published.holds.active) == placed
+    assert plane.publisher.alarms == {}
+    # One that makes it no larger than it is, one that ends a hold, and then another hold.
+    world.change(plane, **PAUSE | {"reason": "short", "mode": "quiesce"}, scope="queue:q0")
+    world.change(plane, **RESUME, forceResume=True, scope="queue:q1")
+    world.change(plane, **PAUSE | {"reason": "another"}, scope="queue:other")
 
 
 def test_a_wiped_redis_is_filled_again_and_alarmed(world: World) -> None:

@@ -112,7 +112,7 @@ def test_replicas_share_one_state(world: World) -> None:
     one, two = world.start(), world.start()
     assert world.client(one).post("/api/system/worker-pause", json=PAUSE).json()["outcome"] == "applied"
     assert world.client(two, "viewer").get("/api/system/worker-pause").json()["system"]["version"] == 2
-    eventually(lambda: all(plane.publisher._published >= world.edition() for plane in (one, two)))
+    eventually(lambda: all(plane.publisher._published[0] >= world.edition() for plane in (one, two)))
     assert not one.publisher.alarms
     assert not two.publisher.alarms
 

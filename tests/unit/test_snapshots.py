@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
 from sluicegate.schemas.errors import BadSignature, InvalidSetting, MalformedSnapshot, SnapshotRefused
 from sluicegate.schemas.public_keys import format_public_key, kid_of, parse_public_keys
-from sluicegate.schemas.snapshots import seal, unseal
+from sluicegate.schemas.snapshots import most_bytes, seal, unseal
 from tests.unit.strategies import snapshots
 
 
@@ -36,6 +36,12 @@ TRUSTED = TrustedKeys({KEY.kid: KEY.public})
 @given(snapshots)
 def test_a_snapshot_survives_the_round_trip(snapshot):
     assert unseal(seal(snapshot, KEY), TRUSTED, "default") == snapshot
+
+
+@given(snapshots)
+def test_no_envelope_is_larger_than_is_reckoned_before_it_is_sealed(snapshot):
+    """Whatever the publication and the epoch: an order is refused before its state could not be published."""
+    assert len(seal(snapshot, KEY)) <= most_bytes(snapshot.namespace, snapshot.holds)
 
 
 @given(snapshots, st.data())
