@@ -10,6 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, or_, select
 
+from sluicegate.control.audit.bounds import bounded_details, bounded_text
 from sluicegate.control.store.tables import CONTROL_EVENTS
 from sluicegate.schemas.holds.hold import Hold
 from sluicegate.schemas.snapshots import NOTHING, Edition
@@ -55,9 +56,9 @@ def about(hold: Hold | None) -> dict[str, Any]:
 def record(connection: Connection, namespace: str | None, event: Event) -> int:
     """Adds `event` and returns its id; `namespace` None for what concerns the whole database.
 
-    A trigger chains it to the one before, under a lock on the whole chain that is held until the transaction ends.
-    So whoever records takes the namespace's row first, and waits for no other's row after: two could else wait for
-    each other.
+    What is too long is cut, and told by its hash (`bounds`). A trigger chains the event to the one before, under a lock
+    on the whole chain that is held until the transaction ends. So whoever records takes the namespace's row first, and
+    waits for no other's row after: two could else wait for each other.
     """
     row = {
         "namespace": namespace,
@@ -72,9 +73,10 @@ def record(connection: Connection, namespace: str | None, event: Event) -> int:
         "reason": event.reason,
         "actor": event.actor,
         "hold_id": event.hold_id,
-        "details": dict(event.details),
+        "details": bounded_details(event.details),
         "created_at": event.at,
     }
+    row = {name: bounded_text(value) if isinstance(value, str) else value for name, value in row.items()}
     added: int = connection.execute(insert(CONTROL_EVENTS).values(row).returning(CONTROL_EVENTS.c.id)).scalar_one()
     return added
 

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from sluicegate.control.access.admission import Attempt
+from sluicegate.control.access.denials import Attempt
 from sluicegate.control.access.tokens import Caller, Right
 from sluicegate.control.parts import Parts
 from sluicegate.schemas.errors import InvalidInput

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from time import monotonic
 from typing import Any
 
 from sluicegate.control.access.admission import Access
+from sluicegate.control.access.denials import Denials
 from sluicegate.control.audit.feed import Feed
 from sluicegate.control.fleet.view import Fleet
 from sluicegate.control.holds import namespaces
@@ -42,6 +44,7 @@ DRAIN_EVERY_S = 0.5
 FOLD_EVERY_S = 2.0
 LOOKS_REST = 3.0
 """How many times as long as a look at the fleet took the next one is put off."""
+SETTLE_EVERY_S = 1.0
 CLEAN_EVERY_S = 600.0
 CLEAN_LOOK_EVERY_S = 5.0
 
@@ -136,7 +139,7 @@ def compose(environ: Mapping[str, str]) -> Composition:
         draining=draining,
         leader=leader,
         parts=parts,
-        loops=_loops(publisher, leader, once, roll_call, interval_s),
+        loops=_loops(publisher, leader, once, roll_call, parts.access.denials, interval_s),
     )
 
 
@@ -228,13 +231,15 @@ def _once(parts: Parts, leader: Leader, publisher: Publisher, learning: Fleet) -
 
 
 def _loops(
-    publisher: Publisher, leader: Leader, once: Once, roll_call: RollCall, interval_s: float
+    publisher: Publisher, leader: Leader, once: Once, roll_call: RollCall, denials: Denials, interval_s: float
 ) -> tuple[Loop, ...]:
     """What goes on by itself, in the order in which it is started."""
     led = leader.run_when_leading
     return (
         Loop("publish", publisher.republish, interval_s=interval_s),
         leader.loop,
+        # Each replica has turned away its own.
+        Loop("denials", denials.settle, interval_s=SETTLE_EVERY_S, at_end=partial(denials.settle, at_once=True)),
         Loop("expire", led(once.clock.expire_due), interval_s=EXPIRE_EVERY_S),
         Loop("escalate", led(once.clock.escalate_due), interval_s=EXPIRE_EVERY_S),
         Loop("drain", led(once.draining.follow), interval_s=DRAIN_EVERY_S, rests=LOOKS_REST),

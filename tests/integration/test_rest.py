@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from sluicegate.control.access import tokens
-from sluicegate.control.access.admission import Access, Attempt
+from sluicegate.control.access.admission import Access
+from sluicegate.control.access.denials import Attempt
 from sluicegate.control.embedded import EmbeddedPostgres, EmbeddedValkey
 from sluicegate.schemas.api.audit import AuditAnswer
 from sluicegate.schemas.api.pausing import ChangeAnswer, PauseAnswer
