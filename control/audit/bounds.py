@@ -59,7 +59,8 @@ def bounded_details(details: Mapping[str, Any]) -> dict[str, Any]:
         if len(_spelled(fitted)) <= MAX_DETAILS_BYTES:
             return fitted
     # One level, and in it texts alone: 21 of each, of at most 700 bytes with its name.
-    return _fitted(details, _LEAST, MAX_DEPTH - 1)
+    least: dict[str, Any] = _fitted(details, _LEAST, MAX_DEPTH - 1)
+    return least
 
 
 def _fitted(value: Any, measure: _Measure, depth: int) -> Any:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy import Connection, Engine, create_engine, text
 
-from sluicegate.control.audit import events, verification
+from sluicegate.control.audit import events, guards, verification
 from sluicegate.control.holds import namespaces
 from sluicegate.control.pausing import change as orders_module
 from sluicegate.control.pausing import clock as clock_module
@@ -561,8 +561,8 @@ def an_event_is_changed_afterwards(patch: pytest.MonkeyPatch, machine: type[Stor
     def verify_after_tampering(*arguments: Any) -> Any:
         machine.world.sql("alter table control_events disable trigger all")
         machine.world.sql("update control_events set actor = 'mallory' where id = (select max(id) from control_events)")
-        for guard in verification.GUARDS:
-            machine.world.sql(f"alter table control_events enable always trigger {guard}")
+        for guard in guards.GUARDS:
+            machine.world.sql(f"alter table control_events enable always trigger {guard.trigger}")
         return verify(*arguments)
 
     patch.setattr(verification, "verify", verify_after_tampering)
