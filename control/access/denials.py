@@ -69,7 +69,7 @@ class Denials:
             # Turned away all the same; without a database there is nothing to record it in.
             self._count(unrecorded + Counter({attempt.action: 1}))
 
-    def settle(self, *, at_once: bool = False) -> None:
+    def tell_counts(self, *, at_once: bool = False) -> None:
         """Puts the number of those that were only counted on record, now and then. Raises Unavailable."""
         now = self._now()
         if not at_once and self._counted_at is not None and now - self._counted_at < COUNTED_EVERY_S:

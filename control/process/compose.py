@@ -44,7 +44,7 @@ DRAIN_EVERY_S = 0.5
 FOLD_EVERY_S = 2.0
 LOOKS_REST = 3.0
 """How many times as long as a look at the fleet took the next one is put off."""
-SETTLE_EVERY_S = 1.0
+TELL_COUNTS_EVERY_S = 1.0
 CLEAN_EVERY_S = 600.0
 CLEAN_LOOK_EVERY_S = 5.0
 
@@ -239,7 +239,12 @@ def _loops(
         Loop("publish", publisher.republish, interval_s=interval_s),
         leader.loop,
         # Each replica has turned away its own.
-        Loop("denials", denials.settle, interval_s=SETTLE_EVERY_S, at_end=partial(denials.settle, at_once=True)),
+        Loop(
+            "denials",
+            denials.tell_counts,
+            interval_s=TELL_COUNTS_EVERY_S,
+            at_end=partial(denials.tell_counts, at_once=True),
+        ),
         Loop("expire", led(once.clock.expire_due), interval_s=EXPIRE_EVERY_S),
         Loop("escalate", led(once.clock.escalate_due), interval_s=EXPIRE_EVERY_S),
         Loop("drain", led(once.draining.follow), interval_s=DRAIN_EVERY_S, rests=LOOKS_REST),

@@ -123,9 +123,9 @@ def test_a_flood_that_lasts_is_counted_now_and_then(world: World) -> None:
         for _ in range(5):
             denials.note(ANONYMOUS, attempt, "no token")
             total += 1
-        denials.settle()
+        denials.tell_counts()
     assert 9 <= len(world.events(action="denials_counted")) <= 11
-    denials.settle(at_once=True)
+    denials.tell_counts(at_once=True)
     assert len(denied(world)) + counted(world) == total
 
 
@@ -138,9 +138,9 @@ def test_denials_are_not_forgotten_while_the_database_is_away(world: World) -> N
     denials.note(ANONYMOUS, attempt, "no token")
     denials.note(ANONYMOUS, attempt, "no token")
     with pytest.raises(Unavailable):
-        denials.settle()
+        denials.tell_counts()
     world.sql("alter table away rename to control_events")
-    denials.settle()
+    denials.tell_counts()
     (event,) = world.events(outcome="denied")
     assert event["details"] == {"unrecorded": 2, "unrecordedByAction": {"pause": 2}}
 
