@@ -250,7 +250,7 @@ class Bus:
 
     def _latest(self, key: str) -> list[Any]:
         """What `_NAMES` tells. What is no index of beats is somebody's junk: it is taken away, workers make it anew."""
-        args = [key, MAX_WORKERS, _AT_ONCE, 4 * MAX_CHARS]
+        args: list[str | int] = [key, MAX_WORKERS, _AT_ONCE, 4 * MAX_CHARS]
         try:
             found: list[Any] = self._names(args=args)
         except ResponseError as error:

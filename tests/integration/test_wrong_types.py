@@ -34,7 +34,7 @@ def test_l4_no_junk_in_redis_keeps_a_worker_from_beating(world: World, tmp_path:
     bus = Bus(server_at(world.redis_url, "redis"), world.namespace)
 
     def is_heard(after: int) -> bool:
-        seen = [decoded(one) for one in bus.heartbeats()[1] if one.nodename == W]
+        seen = [decoded(one) for one in bus.heartbeats().heard if one.nodename == W]
         return any(one is not None and one.beat.seq > after for one in seen)
 
     with beating(heart(world, "one", tmp_path)):
@@ -58,11 +58,11 @@ def test_the_control_plane_takes_a_broken_index_away_and_says_so_once(
     bus = Bus(server_at(world.redis_url.replace("redis://", "redis://mender:x@"), "redis"), world.namespace)
     try:
         world.beat(W)
-        assert [one.nodename for one in bus.heartbeats()[1]] == [W]
+        assert [one.nodename for one in bus.heartbeats().heard] == [W]
         world.redis.set(key, "x")
         with caplog.at_level(logging.ERROR, "sluicegate.control"):
-            assert bus.heartbeats()[1] == []
-            assert bus.heartbeats()[1] == []
+            assert bus.heartbeats().heard == []
+            assert bus.heartbeats().heard == []
         assert caplog.text.count("ALARM wrong_type") == 1
         assert not world.redis.exists(key)
     finally:
