@@ -25,6 +25,11 @@ _EVENT = text(
     " mode, reason, details, created_at) values (:namespace, 1, :version, :action, 'applied', 'alice', :hold, :scope,"
     " :cause, :source, :mode, 'of old', '{}', now())"
 )
+_TOKEN_CREATED = text(
+    "insert into control_events (epoch, version, action, outcome, actor, details, created_at) values (0, 0,"
+    " 'token_created', 'applied', 'sluicegate', jsonb_build_object("
+    "'name', cast(:name as text), 'right', cast(:right as text)), :created_at)"
+)
 _HOLD = text(
     "insert into holds (id, namespace, scope, cause, source, mode, reason, actor, created_at, updated_at)"
     " values (:hold, :namespace, 'global', 'manual', '', 'drain', 'of old', 'alice', now(), now())"
@@ -51,6 +56,7 @@ def make_database(stack: Stack, *, held: bool) -> None:
             columns = ", ".join(f'"{name}"' for name in row)
             values = ", ".join(f":{name}" for name in row)
             connection.execute(text(f"insert into tokens ({columns}) values ({values})"), dict(row))
+            connection.execute(_TOKEN_CREATED, {name: row[name] for name in ("name", "right", "created_at")})
         _fill(connection, stack.environ[settings.NAMESPACE.name], held=held)
     engine.dispose()
     with client_of(stack.environ[settings.REDIS_URL.name]) as redis:
