@@ -230,6 +230,13 @@ REPUBLISH_INTERVAL_MS = Setting(
     meaning="How often the control plane publishes the state again, in milliseconds.",
     readers=(CONTROL, WORKER),
 )
+MAX_WORKERS = Setting(
+    name="SLUICEGATE_MAX_WORKERS",
+    parse=_count(1, 100_000),
+    default="5000",
+    meaning="Of how many workers heartbeats are read and remembered; where there are more, nothing counts as drained.",
+    readers=(CONTROL,),
+)
 DATABASE_URL = Setting(
     name="SLUICEGATE_DATABASE_URL",
     parse=_text,

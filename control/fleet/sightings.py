@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 NEVER = datetime.fromtimestamp(0, UTC)
 """When the bus says that something was seen whose time is no time, or has not come."""
 
-MAX_REMEMBERED = 5_000
-"""So many nodenames of a namespace are remembered, and read: of one that is new then, Redis alone tells."""
 _REFUSED_CLASSES = ("22", "23", "54")
 """SQLSTATE: data, constraints, limits of the program. It is the row's own fault, and no other row's."""
 
@@ -62,23 +60,25 @@ class Memory:
     unread: int = 0
 
 
-def recall(connection: Connection, namespace: str) -> Memory:
-    """Every worker that was ever heard of: MAX_REMEMBERED of them, those that were heard last."""
-    rows = read(connection, namespace)
-    if len(rows) < MAX_REMEMBERED:
+def recall(connection: Connection, namespace: str, most: int) -> Memory:
+    """Every worker that was ever heard of: `most` of them, those that were heard last."""
+    rows = read(connection, namespace, most)
+    if len(rows) < most:
         return Memory(rows=rows)
     return Memory(rows=rows, unread=_count(connection, namespace) - len(rows))
 
 
-def read(connection: Connection, namespace: str, nodenames: Collection[str] | None = None) -> dict[str, Remembered]:
-    """Those called `nodenames`, or all, MAX_REMEMBERED at most, by nodename."""
+def read(
+    connection: Connection, namespace: str, most: int, nodenames: Collection[str] | None = None
+) -> dict[str, Remembered]:
+    """Those called `nodenames`, or all, `most` at most, by nodename."""
     column = WORKERS.c
     query = select(column.nodename, column.beat, column.last_seen_at, column.forgotten_at).where(
         column.namespace == namespace
     )
     if nodenames is not None:
         query = query.where(column.nodename.in_(sorted(nodenames)))
-    query = query.order_by(column.last_seen_at.desc()).limit(MAX_REMEMBERED)
+    query = query.order_by(column.last_seen_at.desc()).limit(most)
     return {row.nodename: _remembered(row) for row in connection.execute(query)}
 
 
@@ -95,10 +95,10 @@ def _remembered(row: Any) -> Remembered:
         return Remembered(sighting=illegible(row.nodename, row.last_seen_at), is_forgotten=row.forgotten_at is not None)
 
 
-def names(connection: Connection, namespace: str) -> list[str]:
-    """The nodenames that are remembered, MAX_REMEMBERED at most, those that were heard last."""
+def names(connection: Connection, namespace: str, most: int) -> list[str]:
+    """The nodenames that are remembered, `most` at most, those that were heard last."""
     query = select(WORKERS.c.nodename).where(WORKERS.c.namespace == namespace)
-    query = query.order_by(WORKERS.c.last_seen_at.desc()).limit(MAX_REMEMBERED)
+    query = query.order_by(WORKERS.c.last_seen_at.desc()).limit(most)
     return list(connection.execute(query).scalars())
 
 
@@ -118,11 +118,11 @@ def alone(connection: Connection, namespace: str) -> dict[str, str]:
     return {row.nodename: row.incarnation for row in rows}
 
 
-def busy(connection: Connection, namespace: str) -> dict[str, Beat]:
+def busy(connection: Connection, namespace: str, most: int) -> dict[str, Beat]:
     """The last beat of each worker that was running something then, by nodename."""
     column = WORKERS.c
     is_busy = func.jsonb_array_length(column.beat["running"]) > 0
-    query = select(column.nodename, column.beat).where(column.namespace == namespace, is_busy).limit(MAX_REMEMBERED)
+    query = select(column.nodename, column.beat).where(column.namespace == namespace, is_busy).limit(most)
     found = {}
     for row in connection.execute(query):
         # What cannot be read says nothing of how long tasks take.
@@ -136,10 +136,10 @@ def is_newer(seen_at: datetime, known_at: datetime, now: datetime) -> bool:
     return seen_at > known_at or (is_of_another_clock(known_at, now) and seen_at > NEVER)
 
 
-def fold(connection: Connection, namespace: str, fleet: Iterable[Sequence[Life]], now: datetime) -> None:
+def fold(connection: Connection, namespace: str, fleet: Iterable[Sequence[Life]], now: datetime, most: int) -> None:
     """Remembers what is newer than what is known (`is_newer`). A worker that was forgotten and beats again is back.
 
-    Of each nodename its lives, the newest first. What is new where MAX_REMEMBERED are known is not remembered, and a
+    Of each nodename its lives, the newest first. What is new where `most` are known is not remembered, and a
     row that Postgres refuses is left out and logged: the others are remembered all the same.
     """
     rows = [
@@ -153,7 +153,7 @@ def fold(connection: Connection, namespace: str, fleet: Iterable[Sequence[Life]]
         # In one order, so that two replicas that fold at once do not lock each other out.
         for newest, *others in sorted(fleet, key=lambda lives: lives[0].sighting.beat.nodename)
     ]
-    rows = _within(connection, namespace, rows)
+    rows = _within(connection, namespace, rows, most)
     if not rows:
         return
     new = insert(WORKERS)
@@ -179,12 +179,12 @@ def fold(connection: Connection, namespace: str, fleet: Iterable[Sequence[Life]]
                 log.warning("what %.100r said cannot be stored", row["nodename"])
 
 
-def _within(connection: Connection, namespace: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _within(connection: Connection, namespace: str, rows: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
     """Those that are remembered already, and as many more as there is room for."""
-    if len(rows) + _count(connection, namespace) <= MAX_REMEMBERED:
+    if len(rows) + _count(connection, namespace) <= most:
         return rows
-    known = set(names(connection, namespace))
-    room = max(0, MAX_REMEMBERED - len(known))
+    known = set(names(connection, namespace, most))
+    room = max(0, most - len(known))
     known |= set([row["nodename"] for row in rows if row["nodename"] not in known][:room])
     return [row for row in rows if row["nodename"] in known]
 
@@ -213,7 +213,7 @@ def forget(connection: Connection, namespace: str, nodename: str, *, by: str, re
 
 def forget_others(connection: Connection, namespace: str, nodename: str, silent: Collection[str]) -> None:
     """Marks those of a nodename's other lives as forgotten whose incarnations are `silent`."""
-    row = read(connection, namespace, [nodename])[nodename]
+    row = read(connection, namespace, 1, [nodename])[nodename]
     others = [replace(one, is_forgotten=one.is_forgotten or one.incarnation in silent) for one in row.others]
     beat = row.sighting.beat.to_wire() | _beside(row.lives[0], others)
     mine = (WORKERS.c.namespace == namespace, WORKERS.c.nodename == nodename)

@@ -159,6 +159,10 @@ class Fleet:
         self._answers = answers
         self._outage = Outage("heartbeats")
 
+    def recall(self, connection: Connection) -> Memory:
+        """What the database remembers of the workers."""
+        return sightings.recall(connection, self._namespace, self._bus.most_workers)
+
     def progress(self, truth: Truth, remembered: Memory, scope: Scope = GLOBAL) -> Progress:
         """What the workers made of `truth`. With Redis away: the last that is known, and never drained.
 
@@ -209,7 +213,7 @@ class Fleet:
         """
         now, entries = self._hear_for_good()
         with self._database.transaction() as connection:
-            busy = sightings.busy(connection, self._namespace)
+            busy = sightings.busy(connection, self._namespace, self._bus.most_workers)
             self._fold(connection, entries, now)
             runtimes.learn(connection, self._namespace, _runs_s(busy, entries), now)
         others = (one.sighting for entry in entries for one in lives.decode(entry.lives, entry.nodename, now))
@@ -238,10 +242,10 @@ class Fleet:
             self._fold(connection, entries, now)
             # What cannot be read is remembered here, so that forgetting it has a row to mark.
             unread = [illegible(entry.nodename, entry.seen_at) for entry in entries if not decoded(entry)]
-            known = sightings.read(connection, self._namespace, [nodename])
+            known = self._read(connection, [nodename])
             if nodename not in known and unread:
-                sightings.fold(connection, self._namespace, [[Life(sighting=unread[0])]], now)
-                known = sightings.read(connection, self._namespace, [nodename])
+                sightings.fold(connection, self._namespace, [[Life(sighting=unread[0])]], now, self._bus.most_workers)
+                known = self._read(connection, [nodename])
             row = known.get(nodename)
             seen = self._views({nodename: row.lives}, truth, now) if row else []
             if row is None or not seen:
@@ -265,6 +269,9 @@ class Fleet:
                 sightings.forget_others(connection, self._namespace, nodename, given_up)
                 return silent[0].sighting
         raise Refused(f"{nodename} is alive ({seen[0].state}): only a worker that fell silent can be forgotten")
+
+    def _read(self, connection: Connection, nodenames: list[str]) -> dict[str, Remembered]:
+        return sightings.read(connection, self._namespace, self._bus.most_workers, nodenames)
 
     def _views(self, known: Mapping[str, Sequence[Life]], truth: Truth, now: datetime) -> list[WorkerView]:
         newest = self._newest(truth, [one.sighting for told in known.values() for one in told])
@@ -311,7 +318,7 @@ class Fleet:
         if not found.unread:
             return found.at, found.heard
         with self._database.transaction() as connection:
-            known = sightings.names(connection, self._namespace)
+            known = sightings.names(connection, self._namespace, self._bus.most_workers)
         return self._hear(known)
 
     def _beats(self, known: Collection[str] = ()) -> Heartbeats:
@@ -335,11 +342,11 @@ class Fleet:
             else:
                 several.append(entry)
         if several:
-            rows = sightings.read(connection, self._namespace, [entry.nodename for entry in several])
+            rows = self._read(connection, [entry.nodename for entry in several])
             heard = (_heard_lives(entry, rows.get(entry.nodename), now) for entry in several)
             legible = ([one for one in found if one.incarnation] for found in heard)
             fleet += [lives.worth_remembering(found, lease=self._lease, now=now) for found in legible if found]
-        sightings.fold(connection, self._namespace, fleet, now)
+        sightings.fold(connection, self._namespace, fleet, now, self._bus.most_workers)
 
 
 def _forgotten(known: Mapping[str, Sequence[Life]]) -> frozenset[str]:

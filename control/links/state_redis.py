@@ -49,10 +49,8 @@ return 1
 """
 )
 
-MAX_WORKERS = 5_000
-"""So many nodenames are read at one look, those that beat last."""
-MAX_LOOK_BYTES = 1 << 24
-"""So many bytes of heartbeats are read at one look: 3 kB of each of the most workers."""
+MEAN_BEAT_BYTES = 3_355
+"""So many bytes of heartbeats are read at one look for each of the most workers: 16 MiB for 5,000."""
 _AT_ONCE = 500
 """Nodenames whose heartbeats one call of a script reads, so that it holds nobody up."""
 
@@ -159,8 +157,13 @@ class Bus:
     Every method raises Unavailable where Redis is away.
     """
 
-    def __init__(self, place: Place, namespace: str) -> None:
-        """`place` is the server, or the sentinels to ask; `refuse_unusable` has looked at it."""
+    def __init__(self, place: Place, namespace: str, most_workers: int) -> None:
+        """`place` is the server, or the sentinels to ask; `refuse_unusable` has looked at it.
+
+        `most_workers`: so many nodenames are read at one look, those that beat last.
+        """
+        self.most_workers = most_workers
+        self._most_bytes = most_workers * MEAN_BEAT_BYTES
         self._client: Any = connect(place)
         self._place = place
         self._namespace = namespace
@@ -198,7 +201,7 @@ class Bus:
     def heartbeats(self, known: Collection[str] = ()) -> Heartbeats:
         """The last beat of every worker that Redis tells of, within bounds.
 
-        Where there are more than MAX_WORKERS, those who beat last, and those of `known` that are there.
+        Where there are more than the most, those who beat last, and those of `known` that are there.
         """
         with self._translated():
             found, over = self._read_names(known)
@@ -237,7 +240,7 @@ class Bus:
         prefix = names.beat_key(self._namespace, "").encode()
         suffix = names.lives_key(self._namespace, "").encode()[len(prefix) :]
         values: list[tuple[bytes | None, bytes | None]] = []
-        unread, left = 0, MAX_LOOK_BYTES
+        unread, left = 0, self._most_bytes
         for start in range(0, len(found), _AT_ONCE):
             part = found[start : start + _AT_ONCE]
             keys = [key for name in part if name.is_read for key in (prefix + name.raw, prefix + name.raw + suffix)]
@@ -250,7 +253,7 @@ class Bus:
 
     def _latest(self, key: str) -> list[Any]:
         """What `_NAMES` tells. What is no index of beats is somebody's junk: it is taken away, workers make it anew."""
-        args: list[str | int] = [key, MAX_WORKERS, _AT_ONCE, 4 * MAX_CHARS]
+        args: list[str | int] = [key, self.most_workers, _AT_ONCE, 4 * MAX_CHARS]
         try:
             found: list[Any] = self._names(args=args)
         except ResponseError as error:

@@ -8,7 +8,6 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from sluicegate.control.audit import events
-from sluicegate.control.fleet import sightings
 from sluicegate.control.fleet.sightings import Memory
 from sluicegate.control.fleet.view import Fleet, Seen
 from sluicegate.control.holds import drain_rows, namespaces
@@ -51,7 +50,7 @@ class Draining:
         with self._database.transaction() as connection:
             under_way = drain_rows.under_way(connection, self._namespace)
             truth = namespaces.read(connection, self._namespace) if under_way else None
-            remembered = sightings.recall(connection, self._namespace) if under_way else Memory()
+            remembered = self._fleet.recall(connection) if under_way else Memory()
         if truth is None:
             return 0
         seen = self._fleet.look(truth, remembered)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from sluicegate.control.audit import events
 from sluicegate.control.audit.events import Latest
-from sluicegate.control.fleet import runtimes, sightings
+from sluicegate.control.fleet import runtimes
 from sluicegate.control.fleet.sightings import Memory
 from sluicegate.control.fleet.view import Fleet, Progress
 from sluicegate.control.holds import drain_rows, hold_rows, namespaces
@@ -96,4 +96,4 @@ class Reading:
 
     def _truth_and_memory(self, connection: Connection) -> tuple[Truth, Memory]:
         truth = namespaces.read(connection, self._namespace) or namespaces.lock(connection, self._namespace)
-        return truth, sightings.recall(connection, self._namespace)
+        return truth, self._fleet.recall(connection)

@@ -105,7 +105,7 @@ def compose(environ: Mapping[str, str]) -> Composition:
     lease = timedelta(seconds=settings.LEASE_S.read(environ))
 
     database = Database(settings.DATABASE_URL.read(environ))
-    bus = Bus(state, namespace)
+    bus = Bus(state, namespace, settings.MAX_WORKERS.read(environ))
     broadcast = Broadcast(broker.url, broker.master_name, broker.key_prefix, broker.tls)
     publisher = Publisher(
         database=database, bus=bus, namespace=namespace, key=key, trusted=trusted, on_change=broadcast.ask

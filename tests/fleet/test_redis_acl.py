@@ -156,7 +156,7 @@ def test_a_control_plane_under_the_acl_publishes_and_listens(stack: Stack, admin
     add_user(admin, redis_acl.CONTROL, redis_acl.control_rules(namespace))
     add_user(admin, redis_acl.WORKER, redis_acl.worker_rules(namespace))
     admin.acl_log_reset()
-    bus = Bus(server_at(sign_in(stack.environ[REDIS_URL.name], redis_acl.CONTROL), "x"), namespace)
+    bus = Bus(server_at(sign_in(stack.environ[REDIS_URL.name], redis_acl.CONTROL), "x"), namespace, most_workers=5_000)
     try:
         bus.ping()
         admin.set(names.beat_key(namespace, "w"), "a beat")
@@ -168,7 +168,9 @@ def test_a_control_plane_under_the_acl_publishes_and_listens(stack: Stack, admin
     finally:
         bus.close()
         admin.delete(names.snapshot_key(namespace), names.beat_key(namespace, "w"), names.beats_key(namespace))
-    workers_bus = Bus(server_at(sign_in(stack.environ[REDIS_URL.name], redis_acl.WORKER), "x"), namespace)
+    workers_bus = Bus(
+        server_at(sign_in(stack.environ[REDIS_URL.name], redis_acl.WORKER), "x"), namespace, most_workers=5_000
+    )
     with pytest.raises(Unavailable, match=r"(?i)no permissions"):
         workers_bus.replace_slot(workers_bus.read_slot(), b"forged", b"hint")
     workers_bus.close()

@@ -92,7 +92,7 @@ def test_a_row_that_is_refused_costs_no_other_its_own(world: World, caplog: pyte
     now = datetime.now(UTC)
     fleet = [[Life(sighting=Sighting(beat=beat, seen_at=now))] for beat in beats]
     with plane.database.transaction() as connection:
-        sightings.fold(connection, world.namespace, fleet, now)
+        sightings.fold(connection, world.namespace, fleet, now, 5_000)
     assert remembered(world) == ["celery@a", "celery@c"]
     assert "celery@b" in caplog.text
 
@@ -121,26 +121,21 @@ def test_a_beat_that_is_too_large_is_counted_and_not_read(world: World) -> None:
     assert world.read(plane)["metrics"]["isDrained"] is False
 
 
-def test_all_beats_together_have_a_bound(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_beats_together_have_a_bound(world: World) -> None:
     """Each of them may be small enough."""
-    bus = Bus(place_of(world.redis_url, REDIS_URL, None, REDIS_MASTER_NAME), world.namespace)
-    size = len(world.beat("celery@a").encode())
-    world.beat("celery@b")
-    world.beat("celery@c")
-    monkeypatch.setattr(state_redis, "MAX_LOOK_BYTES", 2 * size + 1)
+    bus = Bus(place_of(world.redis_url, REDIS_URL, None, REDIS_MASTER_NAME), world.namespace, most_workers=3)
+    long = "x" * (state_redis.MEAN_BEAT_BYTES * 3 // 2 - 700)
+    for name in "abc":
+        world.beat(f"celery@{name}", labels={long[i : i + 200] + str(i): "" for i in range(0, len(long), 200)})
     found = bus.heartbeats()
     bus.close()
     assert (found.unread, sum(one.raw is None for one in found.heard)) == (1, 1)
 
 
 @pytest.mark.parametrize("age_s", [0.0, -1e9], ids=["now", "in the future"])
-def test_more_entries_than_are_read_hide_nobody_who_is_known(
-    world: World, monkeypatch: pytest.MonkeyPatch, age_s: float
-) -> None:
+def test_more_entries_than_are_read_hide_nobody_who_is_known(world: World, age_s: float) -> None:
     """They are counted; who was known before they came is still heard, and the memory does not grow."""
-    monkeypatch.setattr(state_redis, "MAX_WORKERS", 20)
-    monkeypatch.setattr(sightings, "MAX_REMEMBERED", 20)
-    plane = world.replica()
+    plane = world.replica(SLUICEGATE_MAX_WORKERS="20")
     world.beat("celery@good", age_s=1, state=WorkerState.PAUSED)
     plane.fleet.fold()
     for number in range(50):
@@ -157,13 +152,13 @@ def test_more_entries_than_are_read_hide_nobody_who_is_known(
     assert states(plane) == {"celery@good": "pausing"}, "what it said last was not folded"
 
 
-def test_what_is_remembered_beyond_the_bound_is_counted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_remembered_beyond_the_bound_is_counted(world: World) -> None:
     """An older version may have remembered more: nobody may call that drained."""
     plane = world.replica()
     for number in range(5):
         world.beat(f"w@{number}", is_goodbye=True)
     plane.fleet.fold()
-    monkeypatch.setattr(sightings, "MAX_REMEMBERED", 3)
+    plane = world.replica(SLUICEGATE_MAX_WORKERS="3")
     world.redis.delete(names.beats_key(world.namespace))
     metrics = world.read(plane)["metrics"]
     assert (metrics["unread"], metrics["isDrained"]) == (2, False)

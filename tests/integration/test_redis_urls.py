@@ -139,7 +139,7 @@ def waiting(broker: BrokerAddress) -> int | None:
 def test_the_control_plane_stands_on_every_spelling(ways: Ways, spelling: str) -> None:
     """State, queue depth and broadcast; where one URL is given it is the broker's too."""
     state, broker = servers(SLUICEGATE_REDIS_URL=ways.url(spelling))
-    bus = Bus(state, "any")
+    bus = Bus(state, "any", most_workers=5_000)
     bus.ping()
     bus.refuse_cluster()
     bus.close()

@@ -150,7 +150,7 @@ def test_a_heart_and_a_bus_leave_a_master_that_was_demoted_under_them(
     )
     connect = redis_client.connect
     monkeypatch.setattr(state_redis, "connect", lambda place: named.point(connect(place)))
-    bus = Bus(PLACE, "n")
+    bus = Bus(PLACE, "n", most_workers=5_000)
     heart.start()
     try:
         assert bus.replace_slot(bus.read_slot(), b"first", b"hint")

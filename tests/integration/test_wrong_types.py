@@ -31,7 +31,7 @@ JUNK: dict[str, Any] = {
 def test_l4_no_junk_in_redis_keeps_a_worker_from_beating(world: World, tmp_path: Path, junk: tuple[Any, ...]) -> None:
     """Whatever is put under whichever of its keys, it is seen again."""
     keys = (names.beats_key(world.namespace), names.beat_key(world.namespace, W), names.lives_key(world.namespace, W))
-    bus = Bus(server_at(world.redis_url, "redis"), world.namespace)
+    bus = Bus(server_at(world.redis_url, "redis"), world.namespace, most_workers=5_000)
 
     def is_heard(after: int) -> bool:
         seen = [decoded(one) for one in bus.heartbeats().heard if one.nodename == W]
@@ -55,7 +55,11 @@ def test_the_control_plane_takes_a_broken_index_away_and_says_so_once(
     """Also where no worker lives that would; under the rules of its own user, and what is no junk stays."""
     key = names.beats_key(world.namespace)
     world.redis.execute_command("ACL", "SETUSER", "mender", "on", "nopass", *control_rules(world.namespace))
-    bus = Bus(server_at(world.redis_url.replace("redis://", "redis://mender:x@"), "redis"), world.namespace)
+    bus = Bus(
+        server_at(world.redis_url.replace("redis://", "redis://mender:x@"), "redis"),
+        world.namespace,
+        most_workers=5_000,
+    )
     try:
         world.beat(W)
         assert [one.nodename for one in bus.heartbeats().heard] == [W]
