@@ -216,6 +216,43 @@ HEARTBEAT_INTERVAL_MS = Setting(
     meaning="How often a worker reports itself, in milliseconds; changes that matter are reported at once.",
     readers=(WORKER,),
 )
+PROBE = Setting(
+    name="SLUICEGATE_PROBE",
+    parse=_choice("auto", "off"),
+    default="auto",
+    meaning="`auto`: a child process of the worker reads its host and GPUs (docs/gpu.md); `off`: nothing is read.",
+    readers=(WORKER,),
+)
+PROBE_INTERVAL_MS = Setting(
+    name="SLUICEGATE_PROBE_INTERVAL_MS",
+    parse=_count(100, 60_000),
+    default="2000",
+    meaning="How often the probe looks, in milliseconds.",
+    readers=(WORKER,),
+)
+PROBE_TIMEOUT_MS = Setting(
+    name="SLUICEGATE_PROBE_TIMEOUT_MS",
+    parse=_count(100, 60_000),
+    default="5000",
+    meaning="A call of a GPU driver's that takes longer counts as hung, in milliseconds; opening it may take twelve "
+    "times as long.",
+    readers=(WORKER,),
+)
+EXPECTED_GPUS = Setting(
+    name="SLUICEGATE_EXPECTED_GPUS",
+    parse=_count(0, 64),
+    default=None,
+    meaning="How many GPUs the host should have; otherwise the most that were seen since it booted.",
+    readers=(WORKER,),
+)
+RUNTIME_DIR = Setting(
+    name="SLUICEGATE_RUNTIME_DIR",
+    parse=_path,
+    default=None,
+    meaning="Where the workers of one host note their processes, so that their use of a GPU is told from that of "
+    "others; otherwise a folder of the user's in XDG_RUNTIME_DIR or in the one for temporary files.",
+    readers=(WORKER,),
+)
 LEASE_S = Setting(
     name="SLUICEGATE_LEASE_S",
     parse=_count(1, 3600),

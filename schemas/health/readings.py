@@ -35,6 +35,7 @@ class DeviceState(StrEnum):
     """What is known of one GPU."""
 
     SERVING = "serving"
+    """It answers."""
     LOST = "lost"
     """It fell off the bus."""
     RESET_REQUIRED = "reset_required"
@@ -45,6 +46,8 @@ class DeviceState(StrEnum):
     """A call about it has not come back."""
     FORBIDDEN = "forbidden"
     """This user may not ask about it."""
+    FAILING = "failing"
+    """It answers with an error that none of the other words says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""What stands in for hardware that is not here."""

@@ -1,0 +1,208 @@
+"""The probe: a real child process, on a driver that has NVML's symbols."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sluicegate.schemas.health.readings import DeviceState, DriverState, GpuReading, Readings
+from sluicegate.workers.probes.probe import Probe, ProbeSettings
+from tests.fakes.nvml import GIB, FakeNvml, built
+
+WAIT_S = 30.0
+INTERVAL_S = 0.2
+
+
+class Listening:
+    """A probe, and all that it has told."""
+
+    def __init__(self, folder: Path, environ: Mapping[str, str], **told: Any) -> None:
+        self.told: list[Readings] = []
+        self._came = threading.Condition()
+        self.settings = ProbeSettings(
+            **(
+                {"is_on": True, "interval_s": INTERVAL_S, "timeout_s": 0.6}
+                | {"runtime": folder / "run" / "default", "history": folder / "state" / "gpus.ndjson"}
+                | told
+            )
+        )
+        self.probe = Probe(on_readings=self._take, told=self.settings, environ=os.environ | environ)
+
+    def _take(self, readings: Readings) -> None:
+        with self._came:
+            self.told.append(readings)
+            self._came.notify_all()
+
+    def until(self, is_right: Callable[[Readings], bool], *, since: int = 0) -> Readings:
+        """The first readings for which that is so, beginning with those at `since`."""
+        found: list[Readings] = []
+
+        def look() -> bool:
+            found[:] = [one for one in self.told[since:] if is_right(one)]
+            return bool(found)
+
+        with self._came:
+            assert self._came.wait_for(look, WAIT_S), self.told[-1:]
+        return found[0]
+
+    def next(self) -> Readings:
+        """The readings of a look that began later than now: the second from here."""
+        with self._came:
+            since = len(self.told)
+            assert self._came.wait_for(lambda: len(self.told) >= since + 2, WAIT_S)
+            return self.told[since + 1]
+
+    def gpu(self, is_right: Callable[[GpuReading], bool], index: int = 0) -> GpuReading:
+        """The first reading of one GPU for which that is so, from now on."""
+        found = self.until(lambda one: len(one.gpus) > index and is_right(one.gpus[index]), since=len(self.told))
+        return found.gpus[index]
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def nvml(library: Path, tmp_path: Path) -> FakeNvml:
+    return FakeNvml(library, tmp_path, gpus=2)
+
+
+@pytest.fixture
+def listen(tmp_path: Path) -> Iterator[Callable[..., Listening]]:
+    begun: list[Listening] = []
+
+    def start(environ: Mapping[str, str], **told: Any) -> Listening:
+        one = Listening(tmp_path, environ, **told)
+        begun.append(one)
+        one.probe.start()
+        return one
+
+    yield start
+    for one in begun:
+        one.probe.stop()
+
+
+def test_a_look_tells_of_every_gpu_and_of_the_host(nvml: FakeNvml, listen: Any) -> None:
+    found = listen(nvml.environ).until(lambda one: True)
+    assert (found.driver, found.driver_version, found.gpu_count) == (DriverState.SERVING, "580.65.06", 2)
+    assert found.had_gpus
+    first, second = found.gpus
+    assert (first.uuid, first.index, first.name, second.index) == (nvml.uuid(0), 0, "Fake H100", 1)
+    assert (first.memory_total_bytes, first.memory_free_bytes) == (24 * GIB, 23 * GIB)
+    assert (first.recovery_action, first.temperature_celsius, first.slowdown_celsius) == (0, 41, 90)
+    assert (first.power_milliwatts, first.utilization_percent, first.is_remap_failed) == (71_000, 3, False)
+    assert (first.retired_pages, first.slowdown_margin_celsius, first.links_down) == (None, None, None)
+    assert found.host.memory_available_bytes
+    assert found.host.cores
+
+
+def test_without_a_driver_there_is_a_host_and_no_number_is_invented(listen: Any) -> None:
+    found = listen({}).until(lambda one: True)
+    assert (found.driver, found.gpus, found.gpu_count, found.had_gpus) == (DriverState.ABSENT, (), None, False)
+    assert found.host.memory_total_bytes
+
+
+@pytest.mark.parametrize(
+    ("code", "driver"),
+    [
+        (4, DriverState.FORBIDDEN),
+        (9, DriverState.NOT_LOADED),
+        (18, DriverState.MISMATCH),
+        (999, DriverState.FAILING),
+    ],
+)
+def test_each_way_in_which_a_driver_is_not_there_has_its_word(
+    nvml: FakeNvml, listen: Any, code: int, driver: DriverState
+) -> None:
+    nvml.say({"init": code})
+    found = listen(nvml.environ).until(lambda one: True)
+    assert (found.driver, found.gpus) == (driver, ())
+
+
+def test_probing_that_is_off_starts_no_process(nvml: FakeNvml, listen: Any) -> None:
+    one = listen(nvml.environ, is_on=False)
+    assert one.until(lambda _: True).driver is DriverState.DISABLED
+    assert one.probe.pid is None
+    assert not nvml.log.exists()
+
+
+def test_a_fault_is_told_before_the_next_look_and_known_to_the_next_probe(
+    nvml: FakeNvml, listen: Any, tmp_path: Path
+) -> None:
+    one = listen(nvml.environ, interval_s=30.0)
+    one.until(lambda _: True)
+    nvml.xid(79, gpu=1)
+    found = one.until(lambda readings: bool(readings.gpus[1].xids))
+    assert [xid.code for xid in found.gpus[1].xids] == [79]
+    assert found.gpus[0].xids == ()
+    one.probe.stop()
+    again = listen(nvml.environ).until(lambda readings: bool(readings.gpus))
+    assert again.gpus[1].xids == found.gpus[1].xids
+
+
+@pytest.mark.parametrize(("code", "state"), [(15, DeviceState.LOST), (16, DeviceState.RESET_REQUIRED)])
+def test_a_gpu_that_is_lost_is_told_and_comes_back(nvml: FakeNvml, listen: Any, code: int, state: DeviceState) -> None:
+    one = listen(nvml.environ)
+    one.until(lambda _: True)
+    nvml.say({"error": code}, gpu=0)
+    lost = one.gpu(lambda gpu: gpu.state is state)
+    assert (lost.uuid, lost.memory_free_bytes) == (nvml.uuid(0), None)
+    assert one.probe.latest.gpus[1].state is DeviceState.SERVING
+    nvml.say({"error": None}, gpu=0)
+    assert one.gpu(lambda gpu: gpu.state is DeviceState.SERVING).memory_free_bytes == 23 * GIB
+
+
+def test_a_call_that_hangs_is_told_and_the_probe_is_left_alone(nvml: FakeNvml, listen: Any) -> None:
+    one = listen(nvml.environ)
+    one.until(lambda _: True)
+    pid = one.probe.pid
+    nvml.say({"hang.nvmlDeviceGetTemperature": 1})
+    assert one.gpu(lambda gpu: gpu.state is DeviceState.UNRESPONSIVE, index=1).memory_free_bytes is None
+    found = one.next()
+    assert (found.driver, found.gpus[0].state) == (DriverState.SERVING, DeviceState.SERVING)
+    assert found.host.memory_available_bytes
+    nvml.say({"hang.nvmlDeviceGetTemperature": None})
+    one.gpu(lambda gpu: gpu.state is DeviceState.SERVING, index=1)
+    assert one.probe.pid == pid
+
+
+def test_a_probe_that_is_killed_is_started_again(nvml: FakeNvml, listen: Any) -> None:
+    one = listen(nvml.environ)
+    one.until(lambda _: True)
+    pid, since = one.probe.pid, len(one.told)
+    os.kill(pid, signal.SIGKILL)
+    found = one.until(lambda readings: bool(readings.gpus) and one.probe.pid not in (None, pid), since=since)
+    assert found.gpus[0].memory_free_bytes == 23 * GIB
+    numbers = [readings.number for readings in one.told]
+    assert numbers == sorted(set(numbers))
+
+
+def test_a_probe_that_lets_go_has_no_device_open_and_goes_on_telling(nvml: FakeNvml, listen: Any) -> None:
+    one = listen(nvml.environ)
+    one.until(lambda _: True)
+    assert is_open(one.probe.pid, nvml.device)
+    one.probe.let_go()
+    since = len(one.told)
+    one.until(lambda _: not is_open(one.probe.pid, nvml.device), since=since)
+    assert one.next().gpus[0].uuid == nvml.uuid(0)
+    assert not is_open(one.probe.pid, nvml.device)
+    one.probe.take_up()
+    since = len(one.told)
+    one.until(lambda _: is_open(one.probe.pid, nvml.device), since=since)
+
+
+def is_open(pid: int, path: Path) -> bool:
+    links = []
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            links.append(os.readlink(fd))
+        except FileNotFoundError:
+            continue
+    return str(path) in links
