@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -206,3 +209,26 @@ def is_open(pid: int, path: Path) -> bool:
         except FileNotFoundError:
             continue
     return str(path) in links
+
+
+def look(environ: Mapping[str, str], folder: Path) -> tuple[int, dict[str, Any]]:
+    settings = {"SLUICEGATE_STATE_DIR": str(folder), "SLUICEGATE_RUNTIME_DIR": str(folder / "run")}
+    command = [sys.executable, "-m", "sluicegate.workers.probes.look"]
+    done = subprocess.run(
+        command, env={**os.environ, **settings, **environ}, capture_output=True, text=True, timeout=60
+    )
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_one_look_needs_no_worker(nvml: FakeNvml, tmp_path: Path) -> None:
+    code, said = look(nvml.environ | {"CUDA_VISIBLE_DEVICES": "1"}, tmp_path)
+    assert (code, said["driver"], [gpu["uuid"] for gpu in said["gpus"]]) == (0, "serving", [nvml.uuid(1)])
+    code, said = look({}, tmp_path)
+    assert (code, said["driver"], said["gpus"]) == (0, "absent", [])
+    assert said["host"]["memoryTotalBytes"]
+
+
+def test_one_look_at_a_driver_that_hangs_ends_and_says_so(nvml: FakeNvml, tmp_path: Path) -> None:
+    nvml.say({"hang.nvmlInitWithFlags": "*"})
+    code, said = look(nvml.environ | {"SLUICEGATE_PROBE_TIMEOUT_MS": "100"}, tmp_path)
+    assert (code, said["driver"]) == (1, "unresponsive")

@@ -14,7 +14,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,25 @@ _CHECK_S = 0.5
 _END_S = 2.0
 
 
-def looks_of(said: Mapping[str, Any], pid: int, tell: Any) -> tuple[Looks, Calls, Kin]:
-    """The looks that a worker's settings mean; `pid` is the worker's."""
-    calls = Calls(said["timeout_s"])
-    history = History(Path(said["history"]), boot_id(), str(pid))
-    kin = Kin(Path(said["runtime"]), pid)
-    vendor = Nvml(calls, history.uuids.get)
-    looks = Looks(vendor, calls, environ=os.environ, history=history, kin=kin, expected=said.get("expected"), tell=tell)
-    return looks, calls, kin
+@dataclass(frozen=True, slots=True)
+class Looking:
+    """What looks, put together from a worker's settings."""
+
+    looks: Looks
+    calls: Calls
+    kin: Kin
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any], pid: int, tell: Callable[[Readings], None]) -> Looking:
+        """`said`: `ProbeSettings.spelled`. `pid` is the worker's."""
+        calls = Calls(said["timeout_s"])
+        history = History(Path(said["history"]), boot_id(), str(pid))
+        kin = Kin(Path(said["runtime"]), pid)
+        vendor = Nvml(calls, history.uuids.get)
+        looks = Looks(
+            vendor, calls, environ=os.environ, history=history, kin=kin, expected=said.get("expected"), tell=tell
+        )
+        return cls(looks, calls, kin)
 
 
 class Child:
@@ -49,7 +61,8 @@ class Child:
         self._out = out
         self._worker = os.getppid()
         self._interval_s: float = said["interval_s"]
-        self._looks, self._calls, self._kin = looks_of(said, self._worker, self._tell)
+        looking = Looking.of(said, self._worker, self._tell)
+        self._looks, self._calls, self._kin = looking.looks, looking.calls, looking.kin
         self._due = threading.Event()
         self._is_ending = False
         self._is_let_go = False
