@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from sluicegate.schemas import telling
 from sluicegate.schemas.errors import InvalidInput
+from sluicegate.schemas.health.resources import Resources
 from sluicegate.schemas.snapshots import MAX_EPOCH, MAX_VERSION, NOTHING, Edition
 from sluicegate.schemas.times import from_wire, from_wire_or_none, to_wire, to_wire_or_none
 
@@ -183,6 +184,9 @@ class Beat:
     `fingerprint` is that of the holds of `applied` (None: not said). `fence`: nothing older is taken there; it is above
     `applied` in a life that has applied nothing yet. `shown`: the signed envelope that is in force there, while what is
     published is refused as older, or as another state at its edition; whoever reads it checks it as any other.
+
+    `resources`: what its probe read. On the wire stands which readings hold, and not they themselves, which are under
+    `names.resources_key` (`schemas.health.resources`). None: it does not tell (it is older), or has no readings yet.
     """
 
     nodename: str
@@ -211,6 +215,7 @@ class Beat:
     fingerprint: str | None = None
     fence: Edition = NOTHING
     shown: str | None = None
+    resources: Resources | None = None
 
     @property
     def stands_at(self) -> Edition:
@@ -248,6 +253,7 @@ class Beat:
             "fingerprint": self.fingerprint,
             "fenceEpoch": self.fence.epoch,
             "fenceVersion": self.fence.version,
+            "resources": None if self.resources is None else self.resources.mark().to_wire(),
         }
 
     def encode(self) -> bytes:
@@ -304,11 +310,22 @@ class Beat:
                 fingerprint=_text_or_none(data.get("fingerprint"), MAX_FINGERPRINT_CHARS),
                 fence=_edition(data.get("fenceEpoch", 0), data.get("fenceVersion", 0)),
                 shown=_text_or_none(data.get("shown"), MAX_SHOWN_CHARS),
+                resources=_resources(data.get("resources")),
             )
         except InvalidInput:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidInput("beat", f"not a heartbeat: {type(error).__name__}") from None
+
+
+def _resources(said: object) -> Resources | None:
+    """None where they cannot be read: a worker whose probe says nonsense runs all the same."""
+    if said is None:
+        return None
+    try:
+        return Resources.from_wire(said).mark()
+    except InvalidInput:
+        return None
 
 
 def _edition(epoch: object, version: object) -> Edition:

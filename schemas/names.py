@@ -40,6 +40,14 @@ def lives_key(namespace: str, nodename: str) -> str:
     return f"{beat_key(namespace, nodename)}/lives"
 
 
+def resources_key(namespace: str, nodename: str) -> str:
+    """The string key of what a worker's probe read when it last said it whole (JSON, see `schemas.health.resources`).
+
+    Below the name of `beat_key`, as `lives_key`: heartbeats stay small, and say which of these readings hold.
+    """
+    return f"{beat_key(namespace, nodename)}/resources"
+
+
 def beats_key(namespace: str) -> str:
     """The sorted set of nodenames by the Redis server's time of their last heartbeat (seconds)."""
     return f"sluicegate:{namespace}:beats"

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from sluicegate.schemas.adapters.redis_client import let_go
 from sluicegate.schemas.beats import Beat
 from sluicegate.schemas.errors import InvalidInput
-from sluicegate.schemas.names import beat_key, beats_key, lives_key
+from sluicegate.schemas.names import beat_key, beats_key, lives_key, resources_key
 from sluicegate.workers.log import logger
 from sluicegate.workers.memory import Memory
 
@@ -28,8 +28,9 @@ _OTHERS_KEPT_S = 900
 _GONE_KEPT_S = 120
 _OTHERS_KEPT = 8
 
-# KEYS: this nodename's beat, the index of all, what several lives of this nodename said last. ARGV: the beat, the
-# nodename, the incarnation, is this its first beat. Returns the beats of other lives that came since our last one.
+# KEYS: this nodename's beat, the index of all, what several lives of this nodename said last, what its probe read.
+# ARGV: the beat, the nodename, the incarnation, is this its first beat, what the probe read or nothing. Returns the
+# beats of other lives that came since our last one.
 #
 # The score is the server's own time: leases are counted on one clock, whatever the workers' clocks say. The beat of
 # another life that ours takes the place of is kept (schemas.lives): that one may be alive. Only commands that the
@@ -88,6 +89,7 @@ if others > 0 then
 elseif kept then
   redis.call('DEL', KEYS[3])
 end
+if ARGV[5] ~= '' then redis.call('SET', KEYS[4], ARGV[5]) end
 redis.call('SET', KEYS[1], ARGV[1])
 if not try(KEYS[2], 'ZADD', KEYS[2], at, ARGV[2]) then redis.call('ZADD', KEYS[2], at, ARGV[2]) end
 return came
@@ -115,7 +117,13 @@ class Heart:
         memory: Memory,
         pulse: Callable[[], object] = lambda: None,
     ) -> None:
-        self._keys = (beat_key(namespace, nodename), beats_key(namespace), lives_key(namespace, nodename))
+        self._keys = (
+            beat_key(namespace, nodename),
+            beats_key(namespace),
+            lives_key(namespace, nodename),
+            resources_key(namespace, nodename),
+        )
+        self._told_whole = 0
         self._nodename = nodename
         self._interval_s = interval_s
         self._connect = connect
@@ -176,14 +184,17 @@ class Heart:
             beat = self._compose(self._seq, is_goodbye)
             self._memory.save(beat.applied)
             is_first = "0" if self._has_beaten else "1"
+            whole = self._whole(beat)
             others = redis.eval(
-                _SCRIPT, len(self._keys), *self._keys, beat.encode(), self._nodename, beat.incarnation, is_first
+                _SCRIPT, len(self._keys), *self._keys, beat.encode(), self._nodename, beat.incarnation, is_first, whole
             )
+            self._told_whole = beat.resources.number if beat.resources else 0
             self._has_beaten = True
             self._tell_of(others)
         except (RedisError, OSError) as error:
             # It may have been a master until a moment ago.
             let_go(redis)
+            self._told_whole = 0
             if not self._is_away:
                 self._is_away = True
                 log.error("sluicegate: heartbeats cannot be sent (%s: %s)", type(error).__name__, error)
@@ -196,6 +207,13 @@ class Heart:
             self._is_away = False
             log.warning("sluicegate: heartbeats are sent again")
         return True
+
+    def _whole(self, beat: Beat) -> bytes:
+        """What the probe read, where that is to be told whole; nothing where it has been."""
+        resources = beat.resources
+        if resources is None or resources.readings is None or resources.number == self._told_whole:
+            return b""
+        return resources.encode(beat.incarnation)
 
     def _tell_of(self, others: Any) -> None:
         """Says of each other worker of our nodename, once, that it is there: by beats that came between two of ours."""

@@ -14,6 +14,7 @@ from celery import signals
 from sluicegate.schemas import settings
 from sluicegate.schemas.adapters.redis_client import connect, refuse_cluster, refuse_unusable
 from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
+from sluicegate.schemas.health.readings import Readings
 from sluicegate.schemas.names import host_of
 from sluicegate.schemas.public_keys import parse_public_keys
 from sluicegate.schemas.redis_urls import Place, place_of
@@ -35,6 +36,8 @@ from sluicegate.workers.heart import Heart
 from sluicegate.workers.memory import Memory
 from sluicegate.workers.own_starts import ask_here
 from sluicegate.workers.ports import Sides
+from sluicegate.workers.probes.probe import Probe, ProbeSettings
+from sluicegate.workers.probes.told import Told
 from sluicegate.workers.report import Identity, Report
 from sluicegate.workers.scoped_table import Table
 from sluicegate.workers.station import Station
@@ -60,6 +63,7 @@ class Member:
         log_fields.describe(namespace=namespace, worker=worker.hostname, version=lambda: cell.edition)
         self.worker = worker
         self._pid = os.getpid()
+        self._words: object = None
         self._cell = cell
         self._pool = sides.pool
         table = Table(cell)
@@ -76,7 +80,16 @@ class Member:
             on_state=self.gate.put_in_force,
             on_stale=self.gate.hold_locally,
         )
-        self.report = Report(identity, gate=self.gate, follower=self.follower, hands=self.hands, sides=sides)
+        told = ProbeSettings.read(environ)
+        self.probe = Probe(on_readings=self._on_readings, told=told, environ={**os.environ, **environ})
+        self.report = Report(
+            identity,
+            gate=self.gate,
+            follower=self.follower,
+            hands=self.hands,
+            sides=sides,
+            resources=Told(lambda: self.probe.latest, told.interval_s).resources,
+        )
         self.heart = Heart(
             namespace=namespace,
             nodename=worker.hostname,
@@ -133,6 +146,14 @@ class Member:
         self._pool.watch()
         self.follower.start()
         self.heart.start()
+        self.probe.start()
+
+    def _on_readings(self, readings: Readings) -> None:
+        """On the probe's reader thread. A fault, and what changes the driver's or a device's word, is told at once."""
+        words = (readings.driver, tuple((gpu.uuid, gpu.state, gpu.xids) for gpu in readings.gpus))
+        if words != self._words:
+            self._words = words
+            self.heart.beat_now()
 
     def _rest(self, seconds: float) -> None:
         """What a waiting task does: on the solo pool it stands on the consumer's thread, and does that one's work.
@@ -165,6 +186,7 @@ class Member:
         atexit.unregister(self._on_exit)
         self.follower.stop()
         self.heart.say_goodbye()
+        self.probe.stop()
 
 
 def _pace_of(environ: Mapping[str, str]) -> Pace:

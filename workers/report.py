@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from sluicegate.schemas.beats import Beat, RunningTask
+from sluicegate.schemas.health.resources import Resources
 from sluicegate.schemas.scopes import ScopeKind
 from sluicegate.workers.follower import Follower
 from sluicegate.workers.gate import Gate
@@ -29,8 +30,19 @@ class Identity:
 class Report:
     """All methods may be called from any thread, and change nothing."""
 
-    def __init__(self, identity: Identity, *, gate: Gate[Any], follower: Follower, hands: Hands, sides: Sides) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        gate: Gate[Any],
+        follower: Follower,
+        hands: Hands,
+        sides: Sides,
+        resources: Callable[[], Resources | None] = lambda: None,
+    ) -> None:
+        """`resources`: what is to be said of the host and its GPUs now."""
         self._identity = identity
+        self._resources = resources
         self._gate = gate
         self._follower = follower
         self._hands = hands
@@ -71,6 +83,7 @@ class Report:
             fingerprint=None if applied.standing is None else applied.standing.fingerprint,
             fence=self._follower.following.fence,
             shown=self._follower.shown,
+            resources=self._resources(),
         )
 
     def running(self) -> tuple[RunningTask, ...]:
@@ -98,7 +111,10 @@ class Report:
 
     def info(self) -> dict[str, Any]:
         """What `celery inspect stats` shows under `sluicegate`."""
-        beat = self.beat(0, is_goodbye=False).to_wire()
+        composed = self.beat(0, is_goodbye=False)
+        beat = composed.to_wire()
+        if composed.resources is not None:
+            beat["resources"] = composed.resources.to_wire()
         for key in ("v", "seq", "nodename", "pid", "pool", "concurrency", "running", "sentAt", "goodbye"):
             del beat[key]
         standing = self._gate.standing

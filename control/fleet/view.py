@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from sluicegate.control.audit import events
 from sluicegate.control.fleet import runtimes, sightings
+from sluicegate.control.fleet.resources import FleetResources
 from sluicegate.control.fleet.sightings import Memory, Remembered
 from sluicegate.control.holds import namespaces
 from sluicegate.control.holds.namespaces import Truth
@@ -158,6 +159,7 @@ class Fleet:
         self._lease = lease
         self._answers = answers
         self._outage = Outage("heartbeats")
+        self._resources = FleetResources(bus)
 
     def recall(self, connection: Connection) -> Memory:
         """What the database remembers of the workers."""
@@ -190,6 +192,10 @@ class Fleet:
             answers=self._answers(),
             unread=found.unread + remembered.unread,
         )
+
+    def with_resources(self, workers: Iterable[WorkerView]) -> list[WorkerView]:
+        """The same workers with what their probes read, as far as that can be had."""
+        return self._resources.filled(workers)
 
     def measure(self, seen: Seen, scope: Scope = GLOBAL) -> Metrics:
         """The metrics of `scope`; asks the broker, unless Redis is away."""

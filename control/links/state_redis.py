@@ -6,7 +6,7 @@ Nothing here is trusted or durable: what it holds is checked by whoever reads it
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -250,6 +250,18 @@ class Bus:
             told = iter(one if isinstance(one, bytes) else None for one in read)
             values += [(next(told), next(told)) if name.is_read else (None, None) for name in part]
         return values, unread
+
+    def resources(self, nodenames: Sequence[str]) -> list[bytes | None]:
+        """What the probe of each last said whole, within bounds; None where there is nothing. Raises Unavailable."""
+        found: list[bytes | None] = []
+        left = MAX_LOOK_BYTES
+        with self._translated():
+            for start in range(0, len(nodenames), _AT_ONCE):
+                keys = [names.resources_key(self._namespace, name) for name in nodenames[start : start + _AT_ONCE]]
+                read: list[bytes | int | None] = self._values(args=[MAX_BEAT_BYTES, left, *keys])
+                found += [one if isinstance(one, bytes) else None for one in read]
+                left -= sum(len(one) for one in read if isinstance(one, bytes))
+        return found
 
     def _latest(self, key: str) -> list[Any]:
         """What `_NAMES` tells. What is no index of beats is somebody's junk: it is taken away, workers make it anew."""

@@ -65,10 +65,10 @@ class Reading:
         return State(progress=self._fleet.progress(truth, remembered, scope), latest=tuple(tail))
 
     def workers(self) -> list[WorkerView]:
-        """Every worker, by nodename."""
+        """Every worker, by nodename, with what its probe read."""
         with self._database.transaction() as connection:
             truth, remembered = self._truth_and_memory(connection)
-        return self._fleet.look(truth, remembered).workers
+        return self._fleet.with_resources(self._fleet.look(truth, remembered).workers)
 
     def preview(self, scope: Scope) -> Previewed:
         """What a hold on `scope` would touch (R-C6). Raises Unavailable with Redis away too: nothing can be told."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, WithJsonSchema
 
 from sluicegate.schemas.api.base import Answer, Asked, Instant
+from sluicegate.schemas.api.resources import ResourcesBody
 from sluicegate.schemas.beats import RunningTask
 from sluicegate.schemas.progress import WorkerView, has_work_of, is_of
 from sluicegate.schemas.scopes import Scope, Subject
@@ -57,6 +58,7 @@ class WorkerBody(Answer):
     stands_at: str | None = None
     clock_ahead_s: float = 0.0
     namesakes: int = 0
+    resources: ResourcesBody | None = None
     last_seen_at: Instant
     lease_expires_at: Instant
 
@@ -87,6 +89,7 @@ class WorkerBody(Answer):
             stands_at=str(beat.stands_at) if worker.is_ahead else None,
             clock_ahead_s=worker.clock_ahead_s,
             namesakes=worker.namesakes,
+            resources=ResourcesBody.of(beat.resources, worker.sighting.seen_at),
             last_seen_at=worker.sighting.seen_at,
             lease_expires_at=worker.lease_expires_at,
         )

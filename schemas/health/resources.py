@@ -5,7 +5,8 @@ Texts and counts are judged as those of heartbeats are (`schemas.telling`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Self
 
@@ -42,6 +43,25 @@ class Resources:
         if self.readings is None:
             return {"sameAs": self.number} | said
         return to_wire(self.readings) | said | {"number": self.number}
+
+    def mark(self) -> Self:
+        """The same without the readings themselves."""
+        return replace(self, readings=None)
+
+    def encode(self, incarnation: str) -> bytes:
+        """The bytes under `names.resources_key`, for readings that are whole, of this life of a worker."""
+        return json.dumps(self.to_wire() | {"incarnation": incarnation}, separators=(",", ":")).encode()
+
+    def found_in(self, raw: bytes | None, incarnation: str) -> Self:
+        """With the readings that `encode` wrote; without any where those are others, lost, or cannot be read."""
+        try:
+            said = json.loads(raw or b"null")
+            if not isinstance(said, dict) or said.get("incarnation") != incarnation:
+                return self.mark()
+            whole = Resources.from_wire(said)
+        except (InvalidInput, ValueError, RecursionError):
+            return self.mark()
+        return replace(self, readings=whole.readings if whole.number == self.number else None)
 
     @classmethod
     def from_wire(cls, said: Any) -> Self:

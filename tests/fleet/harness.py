@@ -192,6 +192,8 @@ class Fleet:
             "TMPDIR": str(self.directory / "tmp"),
             **{name: stack.environ[name] for name in _WORKER_SETTINGS},
             settings.STATE_DIR.name: str(self.directory / "state"),
+            # A process more for each worker: only where a test is about it.
+            settings.PROBE.name: "off",
         }
         self.sender: Celery = fleet_app.make({**self._ours, **self._extra})
 

@@ -1,4 +1,4 @@
-"""`python -m sluicegate.workers.probes.look`: one look at this host and its GPUs, as a worker's probe makes it, in JSON.
+"""`python -m sluicegate.workers.probes.look`: one look at this host and its GPUs, as a probe makes it, in JSON.
 
 It needs no worker, no control plane and no settings: what a probe would find here, and with CUDA_VISIBLE_DEVICES as the
 worker would have it. Exit code 0: the driver serves, or there is none; 1: there is one, and it does not serve.

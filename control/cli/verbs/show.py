@@ -138,12 +138,12 @@ def show(*, hold_id: str | None, scope: str, url: str | None, token_file: Path |
 @options.json_output
 @click.pass_context
 def workers(ctx: click.Context, *, url: str | None, token_file: Path | None, as_json: bool) -> None:
-    """Every worker: its state, the version it applied, what it runs."""
+    """Every worker: its state, the version it applied, what it runs; its host and GPUs."""
     if ctx.invoked_subcommand is not None:
         _check_no_options_before(ctx, url, token_file, as_json)
         return
 
-    from sluicegate.control.cli.render import state_lines, terminal
+    from sluicegate.control.cli.render import resource_lines, state_lines, terminal
     from sluicegate.control.cli.session import connect
 
     with connect(url, token_file) as client:
@@ -154,7 +154,9 @@ def workers(ctx: click.Context, *, url: str | None, token_file: Path | None, as_
     terminal.say(state_lines.agreement(fleet.body.workers))
     if fleet.body.workers:
         terminal.table(state_lines.WORKER_HEAD, state_lines.worker_rows(fleet.body.workers))
-    for line in state_lines.warnings(fleet.body.workers):
+    if resources := resource_lines.rows(fleet.body.workers):
+        terminal.table(resource_lines.HEAD, resources)
+    for line in (*state_lines.warnings(fleet.body.workers), *resource_lines.warnings(fleet.body.workers)):
         terminal.say(line)
 
 

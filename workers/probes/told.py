@@ -1,0 +1,40 @@
+"""What a heartbeat says of what a probe read: it is told whole where that matters, and otherwise only named."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from sluicegate.schemas.health.readings import Readings
+from sluicegate.schemas.health.resources import WHOLE_EVERY_S, Resources, age_ms, is_notable
+
+
+class Told:
+    """Numbers what is told. `latest`: the newest readings, if any. May be asked from any thread."""
+
+    def __init__(self, latest: Callable[[], Readings | None], interval_s: float) -> None:
+        self._latest = latest
+        self._interval_ms = round(interval_s * 1000)
+        self._lock = threading.Lock()
+        self._whole: Readings | None = None
+        self._number = 0
+        self._at_s = 0.0
+
+    def resources(self) -> Resources | None:
+        """With the readings that were told whole under this number; None before the first."""
+        now = self._latest()
+        if now is None:
+            return None
+        with self._lock:
+            is_old = time.monotonic() - self._at_s >= WHOLE_EVERY_S
+            if self._whole is None or is_old or is_notable(self._whole, now):
+                self._whole, self._at_s = now, time.monotonic()
+                self._number += 1
+            return Resources(
+                number=self._number,
+                age_ms=age_ms(now, datetime.now(UTC)),
+                interval_ms=self._interval_ms,
+                readings=self._whole,
+            )
