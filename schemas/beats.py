@@ -16,6 +16,8 @@ from typing import Any, Self
 
 from sluicegate.schemas import telling
 from sluicegate.schemas.errors import InvalidInput
+from sluicegate.schemas.health import local_holds
+from sluicegate.schemas.health.local_holds import LocalHold
 from sluicegate.schemas.health.resources import Resources
 from sluicegate.schemas.snapshots import MAX_EPOCH, MAX_VERSION, NOTHING, Edition
 from sluicegate.schemas.times import from_wire, from_wire_or_none, to_wire, to_wire_or_none
@@ -181,6 +183,9 @@ class Beat:
     and stands in none of the three has finished. None: this worker does not tell (it is older, or there were too many).
     `beside`: the consumer steps of its app that handle messages and do not ask the gate.
 
+    `local_holds`: those that the worker placed on itself, and those that it only warns of; None: it does not tell (it is
+    older). They were looked up after `applied`: what stands on record there and is not among them has been released.
+
     `fingerprint` is that of the holds of `applied` (None: not said). `fence`: nothing older is taken there; it is above
     `applied` in a life that has applied nothing yet. `shown`: the signed envelope that is in force there, while what is
     published is refused as older, or as another state at its edition; whoever reads it checks it as any other.
@@ -216,6 +221,7 @@ class Beat:
     fence: Edition = NOTHING
     shown: str | None = None
     resources: Resources | None = None
+    local_holds: tuple[LocalHold, ...] | None = None
 
     @property
     def stands_at(self) -> Edition:
@@ -254,6 +260,7 @@ class Beat:
             "fenceEpoch": self.fence.epoch,
             "fenceVersion": self.fence.version,
             "resources": None if self.resources is None else self.resources.mark().to_wire(),
+            "localHolds": None if self.local_holds is None else [hold.to_wire() for hold in self.local_holds],
         }
 
     def encode(self) -> bytes:
@@ -278,7 +285,7 @@ class Beat:
         try:
             if data["v"] != BEAT_PROTOCOL:
                 raise InvalidInput("beat.v", f"is not protocol {BEAT_PROTOCOL}")
-            ended = data.get("ended")
+            ended, held = data.get("ended"), data.get("localHolds")
             return cls(
                 nodename=telling.text(data["nodename"], "nodename"),
                 incarnation=telling.text(data["incarnation"], "incarnation"),
@@ -311,6 +318,7 @@ class Beat:
                 fence=_edition(data.get("fenceEpoch", 0), data.get("fenceVersion", 0)),
                 shown=_text_or_none(data.get("shown"), MAX_SHOWN_CHARS),
                 resources=_resources(data.get("resources")),
+                local_holds=None if held is None else local_holds.listed(held),
             )
         except InvalidInput:
             raise

@@ -32,7 +32,8 @@ _OF_SOME_TASKS = (ScopeKind.QUEUE, ScopeKind.TASK)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """What is in force at the gate. `local_reason`: why the worker holds itself, None where it does not.
+    """What is in force at the gate. `local_reason`: why the worker holds itself, None where it does not; `local_mode`:
+    how, by the strongest of its own holds.
 
     `mode` is what holds the whole worker, by the holds `here`; `scoped` are the holds that only some of its tasks fall
     under; `ends_tasks` those of either kind whose deadline's step ends what still runs under them. `fingerprint` is
@@ -46,6 +47,7 @@ class Standing:
     scoped: tuple[Hold, ...] = ()
     ends_tasks: tuple[Hold, ...] = ()
     fingerprint: str | None = None
+    local_mode: Mode = Mode.RUN
 
     @property
     def is_open(self) -> bool:
@@ -90,7 +92,8 @@ class Gate(Generic[R]):
     are held and others are not. `wake` is called after every flip, from whichever thread made it: the consumer's thread
     must then do what `take_duty` names, and `acknowledge` it. `on_applied` is called when an acknowledgement has been
     made, from the consumer's thread. `on_scoped` is called under the lock, before a flip to or from a state in which
-    some tasks are held.
+    some tasks are held. `is_own` tells the record of a hold that this worker placed on itself: that one is in force here
+    as a local hold or not at all, so that it ends when the worker says so, whoever else is away.
     """
 
     def __init__(
@@ -102,9 +105,11 @@ class Gate(Generic[R]):
         on_applied: Callable[[], None],
         subject_of: Callable[[R], Subject] | None = None,
         on_scoped: Callable[[Edition, tuple[Hold, ...]], None] = lambda edition, holds: None,
+        is_own: Callable[[Hold], bool] = lambda hold: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.cell = cell
+        self._is_own = is_own
         # What the cell's flags say too, which are for pool children: to read shared memory takes longer.
         self._is_any_held = True
         self.subject = subject
@@ -116,7 +121,7 @@ class Gate(Generic[R]):
         # Reentrant: what Celery does inside a start is Celery's, and may lead to another.
         self._lock = threading.RLock()
         self._acquire, self._release = self._lock.acquire, self._lock.release
-        self._local: dict[str, str] = {}
+        self._local: dict[str, tuple[str, Mode]] = {}
         self._was_closed = True
         self._wake = wake
         self._on_applied = on_applied
@@ -176,12 +181,13 @@ class Gate(Generic[R]):
     def _standing_by(self, snapshot: Snapshot) -> Standing:
         turns = self._note_turns(snapshot)
         in_force = [hold for hold in snapshot.holds.sorted() if hold.ramp is None or turns[hold] > self._clock()]
-        here = [hold for hold in in_force if hold.scope.matches(self.subject)]
+        here = [hold for hold in in_force if hold.scope.matches(self.subject) and not self._is_own(hold)]
         scoped = tuple(hold for hold in in_force if hold.scope.kind in _OF_SOME_TASKS)
         return Standing(
             edition=snapshot.edition,
             mode=max((hold.mode for hold in here), default=Mode.RUN),
             local_reason=self._local_reason,
+            local_mode=self._local_mode,
             here=tuple(here),
             scoped=scoped,
             ends_tasks=tuple(hold for hold in (*here, *scoped) if hold.ends_tasks),
@@ -210,7 +216,7 @@ class Gate(Generic[R]):
                 self._reopened_at = now
                 self._flip(self._standing_by(self._snapshot))
 
-    def hold_locally(self, reason: str | None, source: str = "touch") -> None:
+    def hold_locally(self, reason: str | None, source: str = "touch", mode: Mode = Mode.DRAIN) -> None:
         """Place (a reason) or lift (None) a hold of the worker's own. It can only make the state stricter.
 
         Each `source` lifts what it placed and no other. What is placed while the worker boots counts from then on.
@@ -219,14 +225,19 @@ class Gate(Generic[R]):
             if reason is None:
                 self._local.pop(source, None)
             else:
-                self._local[source] = reason
+                self._local[source] = reason, mode
             now = self.standing
-            if now.local_reason not in (self._local_reason, BOOTING):
-                self._flip(replace(now, local_reason=self._local_reason))
+            local = self._local_reason, self._local_mode
+            if now.local_reason != BOOTING and (now.local_reason, now.local_mode) != local:
+                self._flip(replace(now, local_reason=local[0], local_mode=local[1]))
 
     @property
     def _local_reason(self) -> str | None:
-        return "; ".join(self._local.values()) or None
+        return "; ".join(reason for reason, _ in self._local.values()) or None
+
+    @property
+    def _local_mode(self) -> Mode:
+        return max((mode for _, mode in self._local.values()), default=Mode.RUN)
 
     def _flip(self, standing: Standing) -> None:
         if standing.scoped or self.standing.scoped:
@@ -236,7 +247,8 @@ class Gate(Generic[R]):
         self._flipped_at = datetime.now(UTC)
         self.cell.store(
             pack(
-                standing.mode,
+                # What runs is asked to stop by this alone: that nothing starts is said by `is_local` too.
+                max(standing.mode, standing.local_mode) if standing.local_mode is Mode.QUIESCE else standing.mode,
                 standing.edition,
                 is_local=standing.local_reason is not None,
                 has_scoped=bool(standing.scoped),

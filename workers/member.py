@@ -14,6 +14,7 @@ from celery import signals
 from sluicegate.schemas import settings
 from sluicegate.schemas.adapters.redis_client import connect, refuse_cluster, refuse_unusable
 from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
+from sluicegate.schemas.health.local_holds import is_own
 from sluicegate.schemas.health.readings import Readings
 from sluicegate.schemas.names import host_of
 from sluicegate.schemas.public_keys import parse_public_keys
@@ -34,6 +35,8 @@ from sluicegate.workers.gate import Gate
 from sluicegate.workers.hands import Hands
 from sluicegate.workers.heart import Heart
 from sluicegate.workers.memory import Memory
+from sluicegate.workers.own_holds import OwnHolds
+from sluicegate.workers.own_holds_file import OwnHoldsFile
 from sluicegate.workers.own_starts import ask_here
 from sluicegate.workers.ports import Sides
 from sluicegate.workers.probes.probe import Probe, ProbeSettings
@@ -55,7 +58,8 @@ class Member:
         state = _state_place(environ)
         keys = TrustedKeys(parse_public_keys(settings.PUBLIC_KEYS.read(environ)))
         pace, identity = _pace_of(environ), _identity_of(worker, environ)
-        memory = Memory(settings.STATE_DIR.read(environ), namespace, worker.hostname)
+        state_dir = settings.STATE_DIR.read(environ)
+        memory = Memory(state_dir, namespace, worker.hostname)
         cell = Cell()
         sides = sides_of(worker, cell, in_hand_s=settings.IN_HAND_S.read(environ))
         say(judge(read(worker)))
@@ -68,6 +72,11 @@ class Member:
         self._pool = sides.pool
         table = Table(cell)
         self.gate = self._make_gate(identity, cell, sides, table)
+        self.own_holds = OwnHolds(
+            self.gate,
+            OwnHoldsFile(state_dir, namespace, worker.hostname),
+            on_change=lambda: self.heart.beat_now(),
+        )
         self.hands = Hands(self.gate, sides)
         ask_here(self.hands.own_starts)
         self._serve_tasks(_cursors_of(namespace, state, environ), cell, table)
@@ -77,7 +86,7 @@ class Member:
             pace=pace,
             connect=lambda: connect(state),
             fence=memory.load(),
-            on_state=self.gate.put_in_force,
+            on_state=self.own_holds.see,
             on_stale=self.gate.hold_locally,
         )
         told = ProbeSettings.read(environ)
@@ -89,6 +98,7 @@ class Member:
             hands=self.hands,
             sides=sides,
             resources=Told(lambda: self.probe.latest, told.interval_s).resources,
+            own_holds=self.own_holds.told,
         )
         self.heart = Heart(
             namespace=namespace,
@@ -110,6 +120,7 @@ class Member:
             on_applied=lambda: self.heart.beat_now(),
             subject_of=lambda request: subject_of(request, subject),
             on_scoped=table.write,
+            is_own=lambda hold: is_own(hold, subject),
         )
 
     def _serve_tasks(self, cursors: Cursors, cell: Cell, table: Table) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sluicegate.schemas.beats import Beat, RunningTask
+from sluicegate.schemas.health.local_holds import LocalHold
 from sluicegate.schemas.health.resources import Resources
 from sluicegate.schemas.scopes import ScopeKind
 from sluicegate.workers.follower import Follower
@@ -39,10 +40,12 @@ class Report:
         hands: Hands,
         sides: Sides,
         resources: Callable[[], Resources | None] = lambda: None,
+        own_holds: Callable[[], tuple[LocalHold, ...]] = tuple,
     ) -> None:
-        """`resources`: what is to be said of the host and its GPUs now."""
+        """`resources`: what is to be said of the host and its GPUs now; `own_holds`: what the worker holds itself by."""
         self._identity = identity
         self._resources = resources
+        self._own_holds = own_holds
         self._gate = gate
         self._follower = follower
         self._hands = hands
@@ -84,6 +87,8 @@ class Report:
             fence=self._follower.following.fence,
             shown=self._follower.shown,
             resources=self._resources(),
+            # After `applied`: what is on record by then has been taken over, or is held no more.
+            local_holds=self._own_holds(),
         )
 
     def running(self) -> tuple[RunningTask, ...]:
