@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -93,6 +94,33 @@ def _bind(text: str, name: str) -> tuple[str, int]:
     if not colon or not host or not port.isdigit() or int(port) > 65535:
         raise InvalidSetting(name, f"{text!r} is not HOST:PORT")
     return host, int(port)
+
+
+def _fraction(text: str, name: str) -> int:
+    """In ten-thousandths, so that comparisons are of integers."""
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        raise InvalidSetting(name, f"{text!r} is not a number") from None
+    if not value.is_finite():
+        raise InvalidSetting(name, f"{text!r} is not a number")
+    if not 0 <= value <= 1:
+        hint = f"; did you mean {(value / 100).normalize():f}?" if 1 < value <= 100 else ""
+        raise InvalidSetting(name, f"{text} is out of range: a fraction from 0 to 1{hint}")
+    parts = value * 10_000
+    if parts != int(parts):
+        raise InvalidSetting(name, f"{text} has more than four decimals")
+    return int(parts)
+
+
+def _words(*known: str) -> Callable[[str, str], frozenset[str]]:
+    def parse(text: str, name: str) -> frozenset[str]:
+        words = frozenset(word.strip() for word in text.split(",") if word.strip())
+        if wrong := sorted(words - set(known)):
+            raise InvalidSetting(name, f"{', '.join(map(repr, wrong))}: known are {', '.join(known)}")
+        return words
+
+    return parse
 
 
 WORKER, CONTROL, CLIENT = "worker", "control plane", "commands"
@@ -207,6 +235,69 @@ IN_HAND_S = Setting(
         "How long a paused worker keeps what it fetched from a RabbitMQ quorum queue, in seconds, before it returns it "
         "(each return is counted there). Keep it well below RabbitMQ's `consumer_timeout`."
     ),
+    readers=(WORKER,),
+)
+CAPACITY_THRESHOLD = Setting(
+    name="PAUSE_CAPACITY_THRESHOLD_PERCENT",
+    parse=_fraction,
+    default="0.2",
+    meaning="The fraction that must be available, from 0 to 1: strictly below it a worker holds itself; 0 is off.",
+    readers=(WORKER,),
+)
+CAPACITY_RELEASE = Setting(
+    name="SLUICEGATE_CAPACITY_RELEASE",
+    parse=_fraction,
+    default=None,
+    meaning="The fraction at which it goes on again; otherwise 0.05 above the threshold, and that at most 0.99.",
+    readers=(WORKER,),
+)
+CAPACITY_RESOURCES = Setting(
+    name="SLUICEGATE_CAPACITY_RESOURCES",
+    parse=_words("gpu_memory", "memory", "cpu"),
+    default="gpu_memory",
+    meaning="What is metered, separated by commas: `gpu_memory`, `memory` and `cpu` of the host or the container.",
+    readers=(WORKER,),
+)
+CAPACITY_USE = Setting(
+    name="SLUICEGATE_CAPACITY_USE",
+    parse=_choice("foreign", "total"),
+    default="foreign",
+    meaning="Whose use of GPU memory counts: `foreign`, what is not of this namespace's workers; `total`, all of it.",
+    readers=(WORKER,),
+)
+CAPACITY_GPUS = Setting(
+    name="SLUICEGATE_CAPACITY_GPUS",
+    parse=_choice("all", "any"),
+    default="all",
+    meaning="Of a worker with several GPUs: is it held when `all` of them are below the threshold, or when `any` is.",
+    readers=(WORKER,),
+)
+HEALTH = Setting(
+    name="SLUICEGATE_HEALTH",
+    parse=_choice("hold", "warn", "off"),
+    default="hold",
+    meaning="What the worker's own rules may do at most (docs/gpu-rules.md): hold it, say that they would, or nothing.",
+    readers=(WORKER,),
+)
+HEALTH_RULES = Setting(
+    name="SLUICEGATE_HEALTH_RULES",
+    parse=_text,
+    default=None,
+    meaning="What single rules do, such as `gpu.heat=warn,gpu.xid=off`; it goes before SLUICEGATE_HEALTH_FILE.",
+    readers=(WORKER,),
+)
+HEALTH_FILE = Setting(
+    name="SLUICEGATE_HEALTH_FILE",
+    parse=_path,
+    default=None,
+    meaning="A TOML file that sets single rules, and what single Xid codes mean (docs/gpu-rules.md).",
+    readers=(WORKER,),
+)
+IDLE_RECYCLE_S = Setting(
+    name="SLUICEGATE_IDLE_RECYCLE_S",
+    parse=_count(0, 86_400),
+    default="0",
+    meaning="After how many idle seconds a prefork worker replaces its children, which frees what they kept; 0: never.",
     readers=(WORKER,),
 )
 HEARTBEAT_INTERVAL_MS = Setting(
