@@ -94,6 +94,7 @@ class Gate(Generic[R]):
     made, from the consumer's thread. `on_scoped` is called under the lock, before a flip to or from a state in which
     some tasks are held. `is_own` tells the record of a hold that this worker placed on itself: that one is in force here
     as a local hold or not at all, so that it ends when the worker says so, whoever else is away.
+    `has_opened`: was it ever open, so that something may have run here?
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class Gate(Generic[R]):
         self.standing = Standing(edition=NOTHING, mode=Mode.DRAIN, local_reason=BOOTING)
         self.applied = Applied()
         self._flipped_at = datetime.now(UTC)
+        self.has_opened = False
         # Reentrant: what Celery does inside a start is Celery's, and may lead to another.
         self._lock = threading.RLock()
         self._acquire, self._release = self._lock.acquire, self._lock.release
@@ -256,6 +258,7 @@ class Gate(Generic[R]):
         )
         self._is_any_held = not standing.is_free
         self.standing = standing
+        self.has_opened = self.has_opened or standing.is_open
         self._was_closed = self._was_closed or not standing.is_open
         self._wake()
 

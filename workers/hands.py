@@ -7,7 +7,7 @@ pool, the broker, Celery's consumer and books, and the loop are behind `ports`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sluicegate.workers.forced_ends import ForcedEnds
@@ -49,8 +49,13 @@ class Hands:
         self._next_look = NextLook(sides.loop, self.tend)
         self._last_failure = ""
         self._is_closing = False
+        self._after_tend: Callable[[], None] = lambda: None
         sides.pool.guard(gate, self.hand_back.hold)
         sides.consumer.guard(gate, self.hand_back.hold)
+
+    def tend_too(self, tend: Callable[[], None]) -> None:
+        """Have `tend` called too, each time that the worker has been brought in line; it must not raise."""
+        self._after_tend = tend
 
     def wake(self) -> None:
         """Have `tend` called soon on the consumer's thread; safe from any thread."""
@@ -113,6 +118,7 @@ class Hands:
             self._look_again_when_due(standing)
         else:
             self._next_look.at_barrier()
+        self._after_tend()
 
     def _obey(self, standing: Standing, was_closed: bool) -> bool:
         """Do what the standing asks, in the order of a pause; is it complete?"""

@@ -14,6 +14,7 @@ from celery import signals
 from sluicegate.schemas import settings
 from sluicegate.schemas.adapters.redis_client import connect, refuse_cluster, refuse_unusable
 from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
+from sluicegate.schemas.beats import WorkerState
 from sluicegate.schemas.health.local_holds import is_own
 from sluicegate.schemas.health.readings import Readings
 from sluicegate.schemas.names import host_of
@@ -34,6 +35,7 @@ from sluicegate.workers.follower import Follower, Pace
 from sluicegate.workers.gate import Gate
 from sluicegate.workers.hands import Hands
 from sluicegate.workers.heart import Heart
+from sluicegate.workers.idling import Idling, Watch
 from sluicegate.workers.memory import Memory
 from sluicegate.workers.own_holds import OwnHolds
 from sluicegate.workers.own_holds_file import OwnHoldsFile
@@ -100,6 +102,8 @@ class Member:
             resources=Told(lambda: self.probe.latest, told.interval_s).resources,
             own_holds=self.own_holds.told,
         )
+        self.idling = self._make_idling(sides, settings.IDLE_RECYCLE_S.read(environ))
+        self._watch = Watch(self.idling.look)
         self.heart = Heart(
             namespace=namespace,
             nodename=worker.hostname,
@@ -122,6 +126,18 @@ class Member:
             on_scoped=table.write,
             is_own=lambda hold: is_own(hold, subject),
         )
+
+    def _make_idling(self, sides: Sides, recycle_after_s: int) -> Idling:
+        idling = Idling(
+            sides.pool,
+            is_drained=lambda: self.gate.state is WorkerState.PAUSED and not self.report.running(),
+            is_busy=lambda: bool(self.report.running()),
+            count_begun=sides.books.count_begun,
+            wake=self.hands.wake,
+            recycle_after_s=recycle_after_s,
+        )
+        self.hands.tend_too(idling.tend)
+        return idling
 
     def _serve_tasks(self, cursors: Cursors, cell: Cell, table: Table) -> None:
         """Offer the tasks of this process, and of its pool children, their checkpoints."""
@@ -157,6 +173,7 @@ class Member:
         self._pool.watch()
         self.follower.start()
         self.heart.start()
+        self._watch.start()
         self.probe.start()
 
     def _on_readings(self, readings: Readings) -> None:
@@ -195,6 +212,7 @@ class Member:
 
     def _say_goodbye(self) -> None:
         atexit.unregister(self._on_exit)
+        self._watch.stop()
         self.follower.stop()
         self.heart.say_goodbye()
         self.probe.stop()

@@ -34,6 +34,18 @@ class PoolSide(Protocol):
     def watch(self) -> None:
         """Do what can only be done once the pool has started."""
 
+    can_renew: bool
+    """Does it run tasks in processes of its own, which `retire` ends?"""
+
+    def retire(self) -> bool:
+        """End those processes; False where one may have work, and then nothing was done."""
+
+    def is_retired(self) -> bool:
+        """Have all of them ended, after `retire`? From any thread."""
+
+    def renew(self) -> None:
+        """Make as many as there were before `retire`."""
+
     def unstarted(self, is_wanted: Wanted) -> Iterable[Any]:
         """Take those wanted of the requests that nothing has begun to run out of the pool's hands."""
 
@@ -199,6 +211,9 @@ class Books(Protocol):
 
     def count_reserved(self) -> int:
         """How many messages Celery has in hand and has not started, ETA ones included; from any thread."""
+
+    def count_begun(self) -> int:
+        """How many tasks the pool has ever accepted; from any thread."""
 
     def queues(self) -> tuple[str, ...]:
         """The names of the queues that this worker consumes when it is open; from any thread."""

@@ -32,7 +32,7 @@ def free(fraction: float) -> Readings:
     return look(gpu(memory_free_bytes=max(0, min(TOTAL, int(fraction * TOTAL)))))
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("spread", [0.005, 0.02, 0.04])
 def test_an_hour_of_noise_around_the_threshold_is_one_edge_at_most(seed: int, spread: float) -> None:
     noise = random.Random(seed)
@@ -40,14 +40,14 @@ def test_an_hour_of_noise_around_the_threshold_is_one_edge_at_most(seed: int, sp
     assert len(judged.edges or ()) <= 1
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(5))
 def test_an_hour_of_noise_between_the_two_marks_is_one_edge_at_most(seed: int) -> None:
     noise = random.Random(seed)
     judged = Judged.by(ONLY_TWO).take(free(noise.uniform(0.17, 0.28)) for _ in range(1800))
     assert len(judged.edges or ()) <= 1
 
 
-@pytest.mark.parametrize("shift", range(0, 80, 7))
+@pytest.mark.parametrize("shift", range(0, 80, 13))
 def test_an_hour_of_a_square_wave_of_80_seconds_is_four_edges_at_most(shift: int) -> None:
     judged = Judged.by(ONLY_TWO).take(free(0.5 if (2 * n + shift) % 80 < 40 else 0.1) for n in range(1800))
     assert 1 <= len(judged.edges or ()) <= 4
@@ -158,8 +158,8 @@ def drawn(seed: int) -> Iterator[tuple[float, Readings]]:
             yield gap_s, one
 
 
-def test_a_thousand_drawn_sequences_keep_the_same_rules() -> None:
-    for seed in range(1_000):
+def test_hundreds_of_drawn_sequences_keep_the_same_rules() -> None:
+    for seed in range(300):
         check_sequence(list(drawn(seed)))
 
 

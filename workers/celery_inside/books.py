@@ -46,6 +46,10 @@ class CeleryBooks:
         """What is reserved and not active, what waits on the timer, and what is gathered for a batch."""
         return waiting.count_reserved(self._worker) + count_gathered(self._worker.app)
 
+    def count_begun(self) -> int:
+        """As `inspect stats` has them."""
+        return requests.count_accepted()
+
     def queues(self) -> tuple[str, ...]:
         """As the app has them: those of a held queue too."""
         return tuple(self._worker.app.amqp.queues.consume_from)

@@ -43,6 +43,7 @@ class PoolWithin:
     """
 
     name = ""
+    can_renew = False
 
     _by_task: ClassVar[dict[str, _Job]] = {}
     """The jobs of this process that run. Its workers share it: Celery's tracers do not know whose they are."""
@@ -127,6 +128,16 @@ class PoolWithin:
         self._jobs.discard(job)
         if self._by_task.get(job.request.id) is job:
             del self._by_task[job.request.id]
+
+    def retire(self) -> bool:
+        """What runs tasks is this process."""
+        return False
+
+    def is_retired(self) -> bool:
+        return False
+
+    def renew(self) -> None:
+        """Nothing was retired."""
 
     def unstarted(self, is_wanted: Wanted) -> Iterator[Any]:
         """What lies in the pool and can be taken out of it."""

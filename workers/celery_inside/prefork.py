@@ -16,6 +16,7 @@ from sluicegate.schemas.holds.hold import Then
 from sluicegate.workers.celery_inside.batches import Batch, stand_before_batches
 from sluicegate.workers.celery_inside.loops import do_nothing
 from sluicegate.workers.celery_inside.requests import tell_queue
+from sluicegate.workers.celery_inside.retiring import Retiring
 from sluicegate.workers.cell import Cell, mark_of
 from sluicegate.workers.gate import Gate
 from sluicegate.workers.ports import Wanted
@@ -39,9 +40,11 @@ class PreforkPool:
     """Children in processes of their own. Check and start are one critical section on the consumer's thread."""
 
     name = "prefork"
+    can_renew = True
 
     def __init__(self, worker: Any, cell: Cell) -> None:
         self._worker = worker
+        self._retiring = Retiring(worker)
         self._cell = cell
         self._seen_started: set[int] = set()
         self._orphans: list[Orphan] = []
@@ -75,6 +78,16 @@ class PreforkPool:
     def take_in_tasks(self) -> None:
         """Of those that hand several messages over at once; what a pool child needs, it does when it is forked."""
         stand_before_batches(self._worker.app, self._let_through, self._hold)
+
+    def retire(self) -> bool:
+        """End the children; the slots stay, so that what comes still comes to the gate."""
+        return self._retiring.retire()
+
+    def is_retired(self) -> bool:
+        return self._retiring.is_retired()
+
+    def renew(self) -> None:
+        self._retiring.renew()
 
     def _leave_slot(self) -> None:
         """What Celery calls within a start that turns out to be revoked, or to have expired."""

@@ -82,6 +82,11 @@ def running_requests() -> list[Any]:
     return copied(worker_state.active_requests)
 
 
+def count_accepted() -> int:
+    """How many tasks the pools of this process have ever accepted; from any thread."""
+    return int(worker_state.all_total_count[0])
+
+
 def running_task(request: Any, *, is_waiting: bool) -> RunningTask:
     """What is said of a running request."""
     started_at = datetime.fromtimestamp(request.time_start, UTC) if request.time_start else None
