@@ -1,8 +1,8 @@
 """A worker that is held for its GPU's health lets go of it, and one that is idle of what its children kept.
 
-A pool that runs tasks in processes of its own ends them once nothing runs, and forks new ones before the gate opens: what
-a process had on a GPU that was reset is dead. Whoever decides (`release`) says what is wanted, from any thread; it is
-done on the consumer's.
+A pool that runs tasks in processes of its own ends them once nothing runs, and forks new ones before the gate opens:
+what a process had on a GPU that was reset is dead. Whoever decides (`release`) says what is wanted, from any thread; it
+is done on the consumer's.
 """
 
 from __future__ import annotations
@@ -119,11 +119,14 @@ class Idling:
         begun, is_busy = self._count_begun(), self._is_busy()
         now_s = self._clock()
         if is_busy or begun != self._begun:
-            self._begun, self._idle_since_s, self._is_recycled = begun, None if is_busy else now_s, False
-        elif self._idle_since_s is None:
+            # A task between two looks ends an idle time too.
+            self._begun, self._idle_since_s, self._is_recycled = begun, None, begun == 0
+            call_due(None, lets_go=False)
+        if not is_busy and self._idle_since_s is None:
             self._idle_since_s = now_s
         idle_for_s = None if self._idle_since_s is None else now_s - self._idle_since_s
-        call_due(idle_for_s, lets_go=self.is_let_go)
+        if idle_for_s is not None:
+            call_due(idle_for_s, lets_go=self.is_let_go)
         if self._want is _Want.LET_GO and self._pool.can_renew and not self._has_retired and self._is_drained():
             # What ran has ended since the last look of the consumer's thread.
             self._wake()

@@ -106,6 +106,13 @@ def test_the_installed_version_is_one_that_was_read(package):
         (billiard.pool.ApplyResult._ack, "self._worker_pid = pid"),
         (billiard.pool.ApplyResult._ack, "self._accepted = True"),
         (billiard.pool.Pool._create_worker_process, "w.index = i"),
+        # Children are ended as by a shrink, and as many are forked as `_processes` says.
+        (billiard.pool.Pool.shrink, "self._processes -= 1"),
+        (billiard.pool.Pool.shrink, "worker.terminate_controlled()"),
+        (billiard.pool.Pool._repopulate_pool, "for i in range(self._processes - len(self._pool)):"),
+        (billiard.pool.Pool._maintain_pool, "joined = self._join_exited_workers() self._repopulate_pool(joined)"),
+        (billiard.pool.Pool.maintain_pool, "self._maintain_pool()"),
+        (state.task_accepted, "all_total_count[0] += 1"),
         (request.create_request_cls, "accept_callback=self.on_accepted"),
         (request.create_request_cls, "correlation_id=task_id"),
         (request.Request.acknowledge, "if not self.acknowledged:"),

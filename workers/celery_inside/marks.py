@@ -37,6 +37,7 @@ REPLACED = {
     "on_decode_error": "the same, of one that it cannot decode; its task consumer's too",
     "_purge": "kombu's Redis channel: what is set aside of a queue is purged with it (purges)",
     "_delete": "the same, where a queue is deleted",
+    "_processes": "billiard's pool: how many children it has, none while the worker lets go of its GPU (retiring)",
     "flush": "prefork's TaskPool: remembers the jobs that Celery forgets; a batch task: asks first (prefork, batches)",
     "update_strategies": "a worker's Consumer: tasks that were registered late are looked at first (consumer)",
     "consume": "a connection's task consumer: nothing is consumed while the gate is closed (consumer)",

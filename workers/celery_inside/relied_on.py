@@ -27,6 +27,9 @@ What is relied on, by the module that does (in brackets)     where it stands
 - `TaskPool.flush`, called when the broker drops, forgets jobs in a child's pipe   celery/concurrency/asynpool.py
 - `Request.terminate`, and of one that is handed back: `_already_cancelled`, `_apply_result`, `worker_pid`;
   `TaskPool.terminate_job`, `ApplyResult.terminate`          celery/worker/request.py, billiard/pool.py
+[retiring]
+- `Pool._processes`, by which `maintain_pool` forks what is missing, and joins what has ended; a child's
+  `terminate_controlled` is how `Pool.shrink` ends one   billiard/pool.py, billiard/process.py
 [in_process]
 - `TaskPool.on_apply`: `accept_callback` is called first in the thread or greenlet that runs the task, and it is where
   an early acknowledgement happens   celery/concurrency/base.py (apply_target), thread.py, solo.py, gevent.py
@@ -58,6 +61,7 @@ What is relied on, by the module that does (in brackets)     where it stands
 - what a run raised, in an `ExceptionWithTraceback` where it came from a child   billiard/einfo.py
 [requests]
 - `state.requests`, `.reserved_requests`, `.active_requests`, `.scheduled_requests` (5.7)   celery/worker/state.py
+- `state.all_total_count[0]`, one more with each task that the pool accepts   celery/worker/state.py
 - a task's `request` has what its message's headers had, and `delivery_info`   celery/app/task.py (Context)
 [waiting]
 - `Consumer.task_buckets`, `TokenBucket.contents`             celery/worker/consumer/consumer.py, kombu/utils/limits.py
