@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import time
+import tomllib
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -15,8 +16,12 @@ from sluicegate.schemas import settings
 from sluicegate.schemas.adapters.redis_client import connect, refuse_cluster, refuse_unusable
 from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
 from sluicegate.schemas.beats import WorkerState
+from sluicegate.schemas.errors import InvalidSetting
+from sluicegate.schemas.health.config import thresholds_of
+from sluicegate.schemas.health.judge import Place as HealthPlace
 from sluicegate.schemas.health.local_holds import is_own
 from sluicegate.schemas.health.readings import Readings
+from sluicegate.schemas.health.thresholds import Thresholds
 from sluicegate.schemas.names import host_of
 from sluicegate.schemas.public_keys import parse_public_keys
 from sluicegate.schemas.redis_urls import Place, place_of
@@ -34,6 +39,7 @@ from sluicegate.workers.cursors import Cursors
 from sluicegate.workers.follower import Follower, Pace
 from sluicegate.workers.gate import Gate
 from sluicegate.workers.hands import Hands
+from sluicegate.workers.health import Health
 from sluicegate.workers.heart import Heart
 from sluicegate.workers.idling import Idling, Watch
 from sluicegate.workers.memory import Memory
@@ -92,7 +98,7 @@ class Member:
             on_stale=self.gate.hold_locally,
         )
         told = ProbeSettings.read(environ)
-        self.probe = Probe(on_readings=self._on_readings, told=told, environ={**os.environ, **environ})
+        self.probe = Probe(on_readings=self._take_readings, told=told, environ={**os.environ, **environ})
         self.report = Report(
             identity,
             gate=self.gate,
@@ -103,7 +109,8 @@ class Member:
             own_holds=self.own_holds.told,
         )
         self.idling = self._make_idling(sides, settings.IDLE_RECYCLE_S.read(environ))
-        self._watch = Watch(self.idling.look)
+        self.health = self._make_health(identity, environ)
+        self._watch = Watch(*[part.look for part in (self.health, self.idling) if part is not None])
         self.heart = Heart(
             namespace=namespace,
             nodename=worker.hostname,
@@ -139,6 +146,30 @@ class Member:
         self.hands.tend_too(idling.tend)
         return idling
 
+    def _make_health(self, identity: Identity, environ: Mapping[str, str]) -> Health | None:
+        """None where nothing is read, or no rule may do anything: then nothing of an earlier life's stands either."""
+        if settings.PROBE.read(environ) == "off" or settings.HEALTH.read(environ) == "off":
+            return None
+        self.own_holds.inherit()
+        return Health(
+            thresholds=_thresholds_of(environ),
+            place=HealthPlace(identity.nodename, identity.host),
+            own_holds=self.own_holds,
+            probe=self.probe,
+            idling=self.idling,
+            hold_boot=lambda reason: self.gate.hold_locally(reason, source="probe"),
+            has_opened=lambda: self.gate.has_opened,
+        )
+
+    def _take_readings(self, readings: Readings) -> None:
+        """On the probe's reader thread. A fault, and what changes the driver's or a device's word, is told at once."""
+        if self.health is not None:
+            self.health.take(readings)
+        words = (readings.driver, tuple((gpu.uuid, gpu.state, gpu.xids) for gpu in readings.gpus))
+        if words != self._words:
+            self._words = words
+            self.heart.beat_now()
+
     def _serve_tasks(self, cursors: Cursors, cell: Cell, table: Table) -> None:
         """Offer the tasks of this process, and of its pool children, their checkpoints."""
         station = Station(
@@ -173,15 +204,8 @@ class Member:
         self._pool.watch()
         self.follower.start()
         self.heart.start()
-        self._watch.start()
         self.probe.start()
-
-    def _on_readings(self, readings: Readings) -> None:
-        """On the probe's reader thread. A fault, and what changes the driver's or a device's word, is told at once."""
-        words = (readings.driver, tuple((gpu.uuid, gpu.state, gpu.xids) for gpu in readings.gpus))
-        if words != self._words:
-            self._words = words
-            self.heart.beat_now()
+        self._watch.start()
 
     def _rest(self, seconds: float) -> None:
         """What a waiting task does: on the solo pool it stands on the consumer's thread, and does that one's work.
@@ -215,6 +239,7 @@ class Member:
         self._watch.stop()
         self.follower.stop()
         self.heart.say_goodbye()
+        # Last: a child that hangs in a driver is waited for.
         self.probe.stop()
 
 
@@ -246,6 +271,19 @@ def _cursors_of(namespace: str, state: Place, environ: Mapping[str, str]) -> Cur
     )
 
 
+def _thresholds_of(environ: Mapping[str, str]) -> Thresholds:
+    """What the rules are set to; raises InvalidSetting, also for a file that cannot be read."""
+    file = settings.HEALTH_FILE.read_or_none(environ)
+    if file is None:
+        return thresholds_of(environ)
+    try:
+        with file.open("rb") as opened:
+            tables = tomllib.load(opened)
+    except (OSError, ValueError) as error:
+        raise InvalidSetting(settings.HEALTH_FILE.name, f"{file} cannot be read ({error})") from None
+    return thresholds_of(environ, tables)
+
+
 def _state_place(environ: Mapping[str, str]) -> Place:
     """Where the state is; raises InvalidSetting, also where a Redis Cluster answers there."""
     place = _usable_place(environ)
@@ -264,4 +302,9 @@ def _refuse_wrong(environ: Mapping[str, str]) -> None:
     """Before anything is made, so that whoever sets one after the other is not told of them one after the other."""
     keys = settings.PUBLIC_KEYS
     reads = settings.reads_of(settings.WORKER, (settings.REDIS_URL, keys), environ)
-    settings.refuse_wrong([*reads, lambda: _usable_place(environ), lambda: parse_public_keys(keys.read(environ))])
+    others = (
+        lambda: _usable_place(environ),
+        lambda: parse_public_keys(keys.read(environ)),
+        lambda: _thresholds_of(environ),
+    )
+    settings.refuse_wrong([*reads, *others])

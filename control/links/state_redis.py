@@ -254,7 +254,7 @@ class Bus:
     def resources(self, nodenames: Sequence[str]) -> list[bytes | None]:
         """What the probe of each last said whole, within bounds; None where there is nothing. Raises Unavailable."""
         found: list[bytes | None] = []
-        left = MAX_LOOK_BYTES
+        left = self._most_bytes
         with self._translated():
             for start in range(0, len(nodenames), _AT_ONCE):
                 keys = [names.resources_key(self._namespace, name) for name in nodenames[start : start + _AT_ONCE]]

@@ -130,6 +130,6 @@ def _verdict(memory: Memory, thresholds: Thresholds, place: Place) -> Verdict:
         if thresholds.rules[name].action is Action.HOLD:
             holds.append(hold)
         else:
-            would = hold if rule.can_hold else None
+            would = replace(hold, is_shadow=True) if rule.can_hold else None
             warned.append(Warned(rule=name, text=finding.reason, since=latch.taken.since, would_hold=would))
     return Verdict(memory=memory, holds=tuple(holds), warned=tuple(warned))
