@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sluicegate.control.access.admission import Access
 from sluicegate.control.audit.feed import Feed
 from sluicegate.control.fleet.view import Fleet
+from sluicegate.control.governors.objects import Objects
 from sluicegate.control.links.state_redis import Bus
 from sluicegate.control.pausing.change import Orders
 from sluicegate.control.pausing.read import Reading
@@ -52,3 +53,4 @@ class Parts:
     audit: Feed
     readiness: Readiness
     recovery: Recovery
+    governors: Objects

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from sluicegate.schemas.errors import InvalidInput, InvalidSetting, InvalidSettings, MissingSetting
+from sluicegate.schemas.money import MILLION, millionths
 from sluicegate.schemas.names import DEFAULT_NAMESPACE, check_namespace
 from sluicegate.schemas.scopes import parse_labels
 
@@ -89,6 +90,30 @@ def _choice(*words: str) -> Callable[[str, str], str]:
     return parse
 
 
+def _words(*words: str) -> Callable[[str, str], tuple[str, ...]]:
+    def parse(text: str, name: str) -> tuple[str, ...]:
+        chosen = () if text == "off" else tuple(part.strip() for part in text.split(","))
+        for word in chosen:
+            if word not in words:
+                raise InvalidSetting(name, f"{word!r} is not one of {', '.join(words)}, and not off")
+        return chosen
+
+    return parse
+
+
+def _fraction(text: str, name: str) -> int:
+    """In millionths."""
+    try:
+        share = millionths(text, name)
+    except InvalidInput as error:
+        raise InvalidSetting(name, error.message) from None
+    if MILLION < share <= 100 * MILLION:
+        raise InvalidSetting(name, f"{text!r} is no fraction: did you mean {share / MILLION / 100:g}?")
+    if not 0 <= share <= MOST_THRESHOLD:
+        raise InvalidSetting(name, f"{text!r} is out of range: from 0 to {MOST_THRESHOLD / MILLION:g}")
+    return share
+
+
 def _bind(text: str, name: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isdigit() or int(port) > 65535:
@@ -121,6 +146,10 @@ def _words(*known: str) -> Callable[[str, str], frozenset[str]]:
         return words
 
     return parse
+
+
+MOST_THRESHOLD = 940_000
+"""In millionths: its release mark, 0.05 above it, must be one that can be reached."""
 
 
 WORKER, CONTROL, CLIENT = "worker", "control plane", "commands"
@@ -405,6 +434,39 @@ BIND = Setting(
     parse=_bind,
     default="127.0.0.1:8321",
     meaning="HOST:PORT that the control plane's HTTP server listens on; port 0 takes a free one.",
+    readers=(CONTROL,),
+)
+GOVERNORS = Setting(
+    name="SLUICEGATE_GOVERNORS",
+    parse=_words("window", "budget", "capacity"),
+    default="window,budget,capacity",
+    meaning=(
+        "Which kinds of governors act, or `off`: one that is left out releases its holds and places none, its rows are "
+        "kept."
+    ),
+    readers=(CONTROL,),
+)
+GOVERNORS_FILE = Setting(
+    name="SLUICEGATE_GOVERNORS_FILE",
+    parse=_path,
+    default=None,
+    meaning="A TOML file of governors, read at start: what it names is changed there alone (docs/governors.md).",
+    readers=(CONTROL,),
+)
+CAPACITY_THRESHOLD = Setting(
+    name="PAUSE_CAPACITY_THRESHOLD_PERCENT",
+    parse=_fraction,
+    default="0.2",
+    meaning=(
+        "The fraction of a resource that must be free, from 0 to 0.94: strictly below it there is no room. 0 is off."
+    ),
+    readers=(CONTROL,),
+)
+POLLING_INTERVAL_S = Setting(
+    name="PAUSE_POLLING_INTERVAL_SECONDS",
+    parse=_count(1, 3600),
+    default="10",
+    meaning="How often the fleet's capacity is looked at, in seconds.",
     readers=(CONTROL,),
 )
 URL = Setting(

@@ -12,13 +12,13 @@ from pathlib import Path
 
 ROOMS = ("schemas", "workers", "control", "migrations")
 ROOT = Path(__file__).parents[1]
-REVISION = "0009"
+REVISION = "0010"
 _MIGRATION = '''"""A column that nobody needs yet."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision, branch_labels, depends_on = "{revision}", "0008", None, None
+revision, down_revision, branch_labels, depends_on = "{revision}", "0009", None, None
 usable_from = "{usable_from}"
 
 

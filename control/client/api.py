@@ -8,6 +8,7 @@
     POST /api/workers/{nodename}/forget       Client.forget
     POST /api/system/epoch                    Client.raise_epoch
     GET  /api/audit                           Client.audit
+    …    /api/governors                       Client.governors (control.client.governors)
 
 Every method raises an error of `schemas.errors`; no other escapes.
 """
@@ -24,6 +25,7 @@ from uuid import uuid4
 import httpx
 from pydantic import ValidationError
 
+from sluicegate.control.client.governors import Governors
 from sluicegate.control.client.rejections import to_error
 from sluicegate.control.client.reply import Reply
 from sluicegate.schemas.api.audit import AuditAnswer
@@ -66,6 +68,7 @@ class Client:
             # A proxy for the world must not be asked for this very machine.
             trust_env=not _is_loopback(address.host),
         )
+        self.governors = Governors(self._ask)
 
     def __enter__(self) -> Self:
         return self
@@ -129,6 +132,13 @@ class Client:
         """The audit events that match `filters` (the route's query parameters), newest first."""
         return self._get("/api/audit", AuditAnswer, params=dict(filters or {}))
 
+    def _ask(
+        self, method: str, path: str, kind: type[B], json: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Reply[B]:
+        """One request; only what changes nothing is tried twice."""
+        tries = 2 if method == "GET" else 1
+        return self._typed(self._send(method, path, json=json, headers=headers, tries=tries), kind)
+
     def _get(self, path: str, kind: type[B], params: dict[str, str | int] | None = None) -> Reply[B]:
         return self._typed(self._send("GET", path, params=params, tries=2), kind)
 
@@ -150,14 +160,15 @@ class Client:
         *,
         json: Any = None,
         params: dict[str, str | int] | None = None,
+        headers: Mapping[str, str] | None = None,
         tries: int = 1,
     ) -> dict[str, Any]:
         unsure = "" if method == "GET" else "; whether the change was made is unknown: see `sluicegate status`"
         try:
-            answer = self._http.request(method, path, json=json, params=params)
+            answer = self._http.request(method, path, json=json, params=params, headers=headers)
         except _DROPPED as error:
             if tries > 1:
-                return self._send(method, path, json=json, params=params, tries=tries - 1)
+                return self._send(method, path, json=json, params=params, headers=headers, tries=tries - 1)
             raise Unavailable(f"the control plane at {self.origin} hung up ({_why(error)}){unsure}") from None
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
             raise Unavailable(f"no control plane can be reached at {self.origin}: {_why(error)}") from None

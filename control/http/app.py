@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from sluicegate.control.http import problems
 from sluicegate.control.http.headers import SecureHeaders
 from sluicegate.control.http.problems import errors
-from sluicegate.control.http.routes import audit, epoch, health, pausing, workers
+from sluicegate.control.http.routes import audit, epoch, governors, health, pausing, workers
 from sluicegate.control.parts import Parts
 from sluicegate.schemas.version import VERSION
 
@@ -23,10 +23,10 @@ def build(parts: Parts) -> FastAPI:
         redoc_url=None,
         # A redirect would go to whatever host the request named.
         redirect_slashes=False,
-        openapi_tags=[{"name": name} for name in ("pause", "workers", "epoch", "audit", "health")],
+        openapi_tags=[{"name": name} for name in ("pause", "workers", "epoch", "governors", "audit", "health")],
     )
     app.state.parts = parts
-    for guarded in (pausing.router, workers.router, epoch.router, audit.router):
+    for guarded in (pausing.router, workers.router, epoch.router, governors.router, audit.router):
         app.include_router(guarded, prefix="/api", responses=errors(401, 403, 422, 429, 503))
     app.include_router(health.router)
     problems.install(app)

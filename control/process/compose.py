@@ -13,6 +13,11 @@ from sluicegate.control.access.admission import Access
 from sluicegate.control.access.denials import Denials
 from sluicegate.control.audit.feed import Feed
 from sluicegate.control.fleet.view import Fleet
+from sluicegate.control.governors import file as governors_file
+from sluicegate.control.governors.judging import Given
+from sluicegate.control.governors.objects import Objects
+from sluicegate.control.governors.rounds import EVERY_S as JUDGE_EVERY_S
+from sluicegate.control.governors.rounds import Judged, Rounds
 from sluicegate.control.holds import namespaces
 from sluicegate.control.links.broadcast import Broadcast
 from sluicegate.control.links.broker import Broker, kombu_url
@@ -29,13 +34,14 @@ from sluicegate.control.process.leader import Leader
 from sluicegate.control.process.loops import Loop
 from sluicegate.control.publishing import signing_key
 from sluicegate.control.publishing.publisher import Publisher
-from sluicegate.control.store import migrate, replicas
+from sluicegate.control.store import migrate, replicas, terms
 from sluicegate.control.store.connection import parse_url
 from sluicegate.control.store.database import Database
 from sluicegate.schemas import settings
 from sluicegate.schemas.adapters.redis_client import refuse_unusable, tls_arguments
 from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
 from sluicegate.schemas.errors import InvalidSetting
+from sluicegate.schemas.governors.decisions import Kind
 from sluicegate.schemas.public_keys import parse_public_keys
 from sluicegate.schemas.redis_urls import Place, Server, is_redis, place_of
 
@@ -77,6 +83,7 @@ class Composition:
     fleet: Fleet
     clock: Clock
     draining: Draining
+    rounds: Rounds
     leader: Leader
     parts: Parts
     loops: tuple[Loop, ...]
@@ -90,6 +97,7 @@ class Once:
     draining: Draining
     fleet: Fleet
     recovery: Recovery
+    rounds: Rounds
     database: Database
 
 
@@ -99,22 +107,26 @@ def compose(environ: Mapping[str, str]) -> Composition:
     namespace = settings.NAMESPACE.read(environ)
     state, broker = _servers(environ)
     key = signing_key.load(settings.SIGNING_KEY_FILE.read(environ))
-    trusted = _trusted(environ, key)
-    bind = settings.BIND.read(environ)
     interval_s = settings.REPUBLISH_INTERVAL_MS.read(environ) / 1000
     lease = timedelta(seconds=settings.LEASE_S.read(environ))
 
     database = Database(settings.DATABASE_URL.read(environ))
     bus = Bus(state, namespace, settings.MAX_WORKERS.read(environ))
     broadcast = Broadcast(broker.url, broker.master_name, broker.key_prefix, broker.tls)
+    judged = Judged(database, namespace, lambda connection: terms.read(connection, namespace).number)
     publisher = Publisher(
-        database=database, bus=bus, namespace=namespace, key=key, trusted=trusted, on_change=broadcast.ask
+        database=database,
+        bus=bus,
+        namespace=namespace,
+        key=key,
+        trusted=_trusted(environ, key),
+        on_change=broadcast.ask,
+        may_publish=judged.may_publish,
     )
     depths = Broker(broker.url, broker.master_name, broker.key_prefix, broker.tls)
     roll_call = RollCall(broker.url, broker.master_name, broker.key_prefix, broker.tls)
-    fleet = Fleet(
-        database=database, bus=bus, broker=depths, namespace=namespace, lease=lease, answers=roll_call.answers
-    )
+    fleet_of = partial(Fleet, bus=bus, broker=depths, namespace=namespace, lease=lease)
+    fleet = fleet_of(database=database, answers=roll_call.answers)
     draining = Draining(database=database, fleet=fleet, namespace=namespace)
     leader = Leader(
         database=database,
@@ -124,11 +136,11 @@ def compose(environ: Mapping[str, str]) -> Composition:
         is_fit=lambda: not publisher.is_cut_off,
     )
     parts = _parts(namespace, database, bus, publisher, fleet, draining)
-    learning = Fleet(database=leader.fenced, bus=bus, broker=depths, namespace=namespace, lease=lease)
-    once = _once(parts, leader, publisher, learning)
+    rounds = _rounds(parts, leader, publisher, environ)
+    once = _once(parts, leader, publisher, fleet_of(database=leader.fenced), rounds)
     return Composition(
         namespace=namespace,
-        bind=bind,
+        bind=settings.BIND.read(environ),
         broker=broker,
         database=database,
         bus=bus,
@@ -137,6 +149,7 @@ def compose(environ: Mapping[str, str]) -> Composition:
         fleet=fleet,
         clock=Clock(database=database, publisher=publisher, namespace=namespace),
         draining=draining,
+        rounds=rounds,
         leader=leader,
         parts=parts,
         loops=_loops(publisher, leader, once, roll_call, parts.access.denials, interval_s),
@@ -215,10 +228,27 @@ def _parts(
         audit=Feed(database, namespace),
         readiness=Readiness(database, bus),
         recovery=Recovery(database=database, fleet=fleet, reading=reading, publisher=publisher, namespace=namespace),
+        governors=Objects(database=database, namespace=namespace),
     )
 
 
-def _once(parts: Parts, leader: Leader, publisher: Publisher, learning: Fleet) -> Once:
+def _rounds(parts: Parts, leader: Leader, publisher: Publisher, environ: Mapping[str, str]) -> Rounds:
+    """Raises InvalidSetting where the file of governors cannot be read."""
+    path = settings.GOVERNORS_FILE.read_or_none(environ)
+    wanted = {} if path is None else governors_file.load(path, settings.GOVERNORS_FILE.name)
+    kinds = tuple(map(Kind, settings.GOVERNORS.read(environ)))
+    usual = settings.CAPACITY_THRESHOLD.read(environ)
+    return Rounds(
+        database=leader.fenced,
+        publisher=publisher,
+        namespace=parts.namespace,
+        term=lambda: leader.term,
+        given=lambda truth: Given(kinds=kinds, usual=usual),
+        prepare=lambda: parts.governors.manage(wanted, database=leader.fenced),
+    )
+
+
+def _once(parts: Parts, leader: Leader, publisher: Publisher, learning: Fleet, rounds: Rounds) -> Once:
     """The same parts once more for what the leader alone does: what these write counts only within its term."""
     fenced, namespace = leader.fenced, parts.namespace
     return Once(
@@ -226,6 +256,7 @@ def _once(parts: Parts, leader: Leader, publisher: Publisher, learning: Fleet) -
         draining=Draining(database=fenced, fleet=parts.fleet, namespace=namespace),
         fleet=learning,
         recovery=replace(parts.recovery, fleet=learning),
+        rounds=rounds,
         database=fenced,
     )
 
@@ -245,6 +276,7 @@ def _loops(
             interval_s=TELL_COUNTS_EVERY_S,
             at_end=partial(denials.tell_counts, at_once=True),
         ),
+        Loop("govern", led(once.rounds.turn), interval_s=JUDGE_EVERY_S),
         Loop("expire", led(once.clock.expire_due), interval_s=EXPIRE_EVERY_S),
         Loop("escalate", led(once.clock.escalate_due), interval_s=EXPIRE_EVERY_S),
         Loop("drain", led(once.draining.follow), interval_s=DRAIN_EVERY_S, rests=LOOKS_REST),

@@ -54,13 +54,16 @@ class Publisher:
         key: Sign,
         trusted: Verify,
         on_change: Callable[[Edition], None],
+        may_publish: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`may_publish` is asked before each publication; no other comes before its first yes. Raises Unavailable."""
         self._database = database
         self._bus = bus
         self._namespace = namespace
         self._key = key
         self._trusted = trusted
         self._on_change = on_change
+        self._may_publish = may_publish
         self._lock = threading.Lock()
         # The edition and the publication that this process knows to be there; only ever replaced as one.
         self._published: Mark = (NOTHING, 0)
@@ -87,6 +90,8 @@ class Publisher:
         try:
             # Another's publication that began after our commit carries our change too.
             if self._published[0] < edition:
+                if not self._may_publish():
+                    return False
                 self._publish()
         except Unavailable as error:
             self._outage.begin(error)
@@ -101,7 +106,8 @@ class Publisher:
         """One turn of the loop: the truth with a new publication. Raises Unavailable, and then did not publish."""
         with self._lock:
             try:
-                self._publish()
+                if self._may_publish():
+                    self._publish()
             except Unavailable as error:
                 self._outage.begin(error)
                 raise

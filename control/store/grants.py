@@ -28,8 +28,11 @@ TABLES: Final[Mapping[str, str]] = {
     "audit_chain": "select",
     "control_events": f"select, insert ({_CHOSEN})",
     "drains": "select, insert, update",
+    "governor_rounds": "select, insert, update",
+    "governors": "select, insert, update",
     "idempotency_keys": "select, insert, delete",
     "runtimes": "select, insert, update",
+    "spend": "select, insert, update, delete",
     "tokens": "select",
     "workers": "select, insert, update, delete",
 }

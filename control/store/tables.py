@@ -247,3 +247,65 @@ WORKERS = Table(
     Column("forgotten_reason", Text),
 )
 """The last that was heard of each worker, so that a wiped Redis does not make it look gone."""
+
+GOVERNORS = Table(
+    "governors",
+    METADATA,
+    Column("namespace", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    # Of the row, +1 with every change of what it says; goes on where a name is used again.
+    Column("version", BigInteger, nullable=False),
+    # As `schemas.governors.specs` spells it.
+    Column("spec", JSONB, nullable=False),
+    # `file`: it stands in the file that the control plane was started with, and REST does not change it.
+    Column("managed_by", Text),
+    Column("created_at", INSTANT, nullable=False),
+    Column("updated_at", INSTANT, nullable=False),
+    Column("updated_by", Text, nullable=False),
+    Column("deleted_at", INSTANT),
+    # Somebody goes on past it for a while (schemas.governors.decisions.Override).
+    Column("override", JSONB(none_as_null=True)),
+    # The last decision of the leader, its numbers, and what it remembers of this one.
+    Column("decision", JSONB(none_as_null=True)),
+    Column("memory", JSONB(none_as_null=True)),
+    Column("judged_at", INSTANT),
+)
+"""What holds by itself: windows, budgets, capacity. `cause` and `source` of its holds are its kind and name."""
+
+GOVERNOR_ROUNDS = Table(
+    "governor_rounds",
+    METADATA,
+    Column("namespace", Text, primary_key=True),
+    # The term in which all governors have been judged; whoever starts publishes nothing before (R-G2).
+    Column("term", BigInteger, nullable=False),
+    Column("judged_at", INSTANT, nullable=False),
+)
+"""One row for each fleet: the last term whose leader has been through all governors."""
+
+SPEND = Table(
+    "spend",
+    METADATA,
+    Column("namespace", Text, primary_key=True),
+    # What makes a report the same report: it counts once, however often it comes.
+    Column("key", Text, primary_key=True),
+    # Millionths of the currency; below zero by `adjust` alone.
+    Column("amount", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("at", INSTANT, nullable=False),
+    # `report`, `rate` or `adjust`.
+    Column("origin", Text, nullable=False),
+    # Of an adjustment: the budget that it is of, and no other.
+    Column("budget", Text),
+    # Whose work it was: what the scopes of budgets are matched against.
+    Column("host", Text),
+    Column("worker", Text),
+    Column("queue", Text),
+    Column("task", Text),
+    Column("task_id", Text),
+    Column("labels", JSONB, nullable=False),
+    CheckConstraint("origin in ('report', 'rate', 'adjust')", name="origin_is_known"),
+    Index("ix_spend_namespace_at", "namespace", "at"),
+    Index("ix_spend_namespace_task_id", "namespace", "task_id"),
+)
+"""What work has cost, with when: summed by the local day of each budget."""

@@ -206,7 +206,7 @@ def test_what_a_revision_declares_is_what_the_database_says(empty_database_url: 
     """Upwards and downwards; what is older than the word says nothing, and is used by its own code alone."""
     migrate.upgrade(empty_database_url, "0005")
     assert migrate.current(empty_database_url) == Revision(number="0005")
-    for number, usable_from in (("0006", "0006"), ("0007", "0006"), ("0008", "0006")):
+    for number, usable_from in (("0006", "0006"), ("0007", "0006"), ("0008", "0006"), ("0009", "0006")):
         migrate.upgrade(empty_database_url, number)
         assert migrate.current(empty_database_url) == Revision(number=number, usable_from=usable_from)
     migrate.downgrade(empty_database_url, "0006")

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 from jsonschema import Draft202012Validator, FormatChecker
 
+from sluicegate.control.process.plane import ControlPlane
 from sluicegate.schemas.beats import RunningTask, WorkerState
 from sluicegate.schemas.snapshots import Edition
 from tests.integration.world import PAUSE, RESUME, World, eventually
@@ -45,7 +46,7 @@ def answered(world: World) -> tuple[dict[str, Any], Answers]:
     assert story[-1].json()["drains"][0]["receipt"] is not None
     raised = world.client(plane, "admin").post("/api/system/epoch", json={"reason": "restored", "above": "1.9"})
     assert raised.status_code == 200, raised.text
-    return ask("GET", "/openapi.json").json(), {
+    return ask("GET", "/openapi.json").json(), governors(world, plane) | {
         ("get", PAUSE_PATH): [state],
         ("post", PAUSE_PATH): [paused, resumed],
         ("get", f"{PAUSE_PATH}/preview"): [preview],
@@ -56,6 +57,33 @@ def answered(world: World) -> tuple[dict[str, Any], Answers]:
         ("get", paths["audit"]): [ask("GET", paths["audit"])],
         ("get", "/healthz"): [ask("GET", "/healthz")],
         ("get", "/readyz"): [ask("GET", "/readyz")],
+    }
+
+
+def governors(world: World, plane: ControlPlane) -> Answers:
+    """What the routes of governors answer: a budget that holds, and is gone past."""
+    client = world.client(plane, "admin")
+    path, reason = "/api/governors/budget/gpu", {"reason": "test"}
+
+    def ask(method: str, path: str, body: dict[str, Any] | None = None, seen: str | None = None) -> httpx.Response:
+        headers = {} if seen is None else {"If-Match": seen}
+        response = client.request(method, path, json=body, headers=headers)
+        assert response.status_code == 200, response.text
+        return response
+
+    made = ask("PUT", path, reason | {"spec": {"daily": 0}})
+    eventually(lambda: client.get(path).json()["isHolding"])
+    one = "/api/governors/{kind}/{name}"
+    begun = ask("POST", f"{path}/override", reason | {"forS": 60})
+    return {
+        ("put", one): [made],
+        ("post", f"{one}/override"): [begun],
+        ("get", one): [ask("GET", path)],
+        ("get", "/api/governors"): [ask("GET", "/api/governors")],
+        ("delete", f"{one}/override"): [ask("DELETE", f"{path}/override", reason)],
+        ("post", "/api/governors/budget/{name}/adjust"): [ask("POST", f"{path}/adjust", reason | {"amount": "1"})],
+        ("post", "/api/governors/{kind}/test"): [ask("POST", "/api/governors/budget/test", {"spec": {"daily": 1}})],
+        ("delete", one): [ask("DELETE", path, reason, made.headers["etag"])],
     }
 
 

@@ -12,10 +12,10 @@ import click
 from click.core import ParameterSource
 
 from sluicegate.control.cli import options
-from sluicegate.control.cli.spans import parse_span
 from sluicegate.control.cli.verb import Noun, needs_extra
 from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.settings import DATABASE_URL
+from sluicegate.schemas.spans import parse_span
 from sluicegate.schemas.times import from_wire, to_wire
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sluicegate.control.cli import options
-from sluicegate.control.cli.spans import parse_span
 from sluicegate.control.cli.verb import Interrupted, Verb
 from sluicegate.schemas.errors import InvalidInput, Refused
 from sluicegate.schemas.exits import Exit
 from sluicegate.schemas.holds.hold import STEPS, Then
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import Scope
+from sluicegate.schemas.spans import parse_span
 
 if TYPE_CHECKING:
     from sluicegate.control.client import Client, Reply
