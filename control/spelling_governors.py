@@ -12,6 +12,7 @@ from sluicegate.schemas.api.governors import (
     OverrideBody,
     RehearseAnswer,
 )
+from sluicegate.schemas.api.pausing import PauseAnswer
 from sluicegate.schemas.governors.decisions import Decision, Kind
 
 
@@ -62,6 +63,12 @@ def capacity_of(shown: Iterable[Shown]) -> CapacityBody:
         capacity_threshold=told.get("threshold"),
         last_capacity_check=first.stored.judged_at,
     )
+
+
+def with_capacity(state: PauseAnswer, shown: Iterable[Shown]) -> PauseAnswer:
+    """A state whose metrics tell of the budgets too (R-E7)."""
+    metrics = state.metrics.model_copy(update=dict(capacity_of(shown)))
+    return state.model_copy(update={"metrics": metrics})
 
 
 def rehearsed(decision: Decision) -> RehearseAnswer:

@@ -60,6 +60,11 @@ def cursor_key(namespace: str, task_id: str) -> str:
     return f"sluicegate:{namespace}:cursor:{spelled}"
 
 
+def costs_key(namespace: str) -> str:
+    """The stream of what tasks have cost: entries of one field `cost` (JSON, see `workers.costs`)."""
+    return f"sluicegate:{namespace}:costs"
+
+
 def host_of(nodename: str) -> str:
     """The host part of a Celery nodename: what follows its last `@`."""
     return nodename.rpartition("@")[2]

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from sluicegate.schemas.errors import InvalidInput, InvalidSetting, InvalidSettings, MissingSetting
-from sluicegate.schemas.money import MILLION, millionths
 from sluicegate.schemas.names import DEFAULT_NAMESPACE, check_namespace
 from sluicegate.schemas.scopes import parse_labels
 
@@ -90,7 +89,7 @@ def _choice(*words: str) -> Callable[[str, str], str]:
     return parse
 
 
-def _words(*words: str) -> Callable[[str, str], tuple[str, ...]]:
+def _words_or_off(*words: str) -> Callable[[str, str], tuple[str, ...]]:
     def parse(text: str, name: str) -> tuple[str, ...]:
         chosen = () if text == "off" else tuple(part.strip() for part in text.split(","))
         for word in chosen:
@@ -99,19 +98,6 @@ def _words(*words: str) -> Callable[[str, str], tuple[str, ...]]:
         return chosen
 
     return parse
-
-
-def _fraction(text: str, name: str) -> int:
-    """In millionths."""
-    try:
-        share = millionths(text, name)
-    except InvalidInput as error:
-        raise InvalidSetting(name, error.message) from None
-    if MILLION < share <= 100 * MILLION:
-        raise InvalidSetting(name, f"{text!r} is no fraction: did you mean {share / MILLION / 100:g}?")
-    if not 0 <= share <= MOST_THRESHOLD:
-        raise InvalidSetting(name, f"{text!r} is out of range: from 0 to {MOST_THRESHOLD / MILLION:g}")
-    return share
 
 
 def _bind(text: str, name: str) -> tuple[str, int]:
@@ -146,10 +132,6 @@ def _words(*known: str) -> Callable[[str, str], frozenset[str]]:
         return words
 
     return parse
-
-
-MOST_THRESHOLD = 940_000
-"""In millionths: its release mark, 0.05 above it, must be one that can be reached."""
 
 
 WORKER, CONTROL, CLIENT = "worker", "control plane", "commands"
@@ -270,8 +252,9 @@ CAPACITY_THRESHOLD = Setting(
     name="PAUSE_CAPACITY_THRESHOLD_PERCENT",
     parse=_fraction,
     default="0.2",
-    meaning="The fraction that must be available, from 0 to 1: strictly below it a worker holds itself; 0 is off.",
-    readers=(WORKER,),
+    meaning="The fraction that must be available, from 0 to 1: strictly below it a worker holds itself, and has "
+    "no room for the fleet's gates; 0 is off.",
+    readers=(WORKER, CONTROL),
 )
 CAPACITY_RELEASE = Setting(
     name="SLUICEGATE_CAPACITY_RELEASE",
@@ -438,7 +421,7 @@ BIND = Setting(
 )
 GOVERNORS = Setting(
     name="SLUICEGATE_GOVERNORS",
-    parse=_words("window", "budget", "capacity"),
+    parse=_words_or_off("window", "budget", "capacity"),
     default="window,budget,capacity",
     meaning=(
         "Which kinds of governors act, or `off`: one that is left out releases its holds and places none, its rows are "
@@ -451,15 +434,6 @@ GOVERNORS_FILE = Setting(
     parse=_path,
     default=None,
     meaning="A TOML file of governors, read at start: what it names is changed there alone (docs/governors.md).",
-    readers=(CONTROL,),
-)
-CAPACITY_THRESHOLD = Setting(
-    name="PAUSE_CAPACITY_THRESHOLD_PERCENT",
-    parse=_fraction,
-    default="0.2",
-    meaning=(
-        "The fraction of a resource that must be free, from 0 to 0.94: strictly below it there is no room. 0 is off."
-    ),
     readers=(CONTROL,),
 )
 POLLING_INTERVAL_S = Setting(

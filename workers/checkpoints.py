@@ -91,6 +91,12 @@ def checkpoint(cursor: Any = None) -> None:
         _stop(cursor)
 
 
+def task_here() -> Any:
+    """The task that a worker with the plugin runs here; None elsewhere."""
+    station = _station
+    return None if station is None else station.current_task()
+
+
 def resume_cursor() -> Any:
     """The cursor with which an earlier run of this very task (its id) stopped last; None in its first run."""
     station = _station

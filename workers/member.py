@@ -35,6 +35,7 @@ from sluicegate.workers.celery_inside.self_check import judge, read, refuse_stra
 from sluicegate.workers.celery_inside.yields import prepare_tasks
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.checkpoints import open_station
+from sluicegate.workers.costs import open_purse
 from sluicegate.workers.cursors import Cursors
 from sluicegate.workers.follower import Follower, Pace
 from sluicegate.workers.gate import Gate
@@ -49,6 +50,7 @@ from sluicegate.workers.own_starts import ask_here
 from sluicegate.workers.ports import Sides
 from sluicegate.workers.probes.probe import Probe, ProbeSettings
 from sluicegate.workers.probes.told import Told
+from sluicegate.workers.purse import Purse
 from sluicegate.workers.report import Identity, Report
 from sluicegate.workers.scoped_table import Table
 from sluicegate.workers.station import Station
@@ -88,6 +90,7 @@ class Member:
         self.hands = Hands(self.gate, sides)
         ask_here(self.hands.own_starts)
         self._serve_tasks(_cursors_of(namespace, state, environ), cell, table)
+        open_purse(_purse_of(namespace, state, identity))
         self.follower = Follower(
             namespace=namespace,
             keys=keys,
@@ -282,6 +285,11 @@ def _thresholds_of(environ: Mapping[str, str]) -> Thresholds:
     except (OSError, ValueError) as error:
         raise InvalidSetting(settings.HEALTH_FILE.name, f"{file} cannot be read ({error})") from None
     return thresholds_of(environ, tables)
+
+
+def _purse_of(namespace: str, state: Place, identity: Identity) -> Purse:
+    about = {"host": identity.host, "worker": identity.nodename, "labels": dict(identity.labels)}
+    return Purse(namespace, lambda: connect(state), about=about, queue_of=queue_told)
 
 
 def _state_place(environ: Mapping[str, str]) -> Place:

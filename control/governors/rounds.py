@@ -7,7 +7,7 @@ What is read first is judged again under the namespace's lock before it is store
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from time import monotonic
@@ -42,7 +42,7 @@ MOST_EDGES = 4
 MOST_CHANGES = 8
 """Of one governor in one round: a hold that stands elsewhere goes, another comes."""
 
-Looks = Callable[[Truth], Given]
+Looks = Callable[[Truth, Sequence[Stored]], Given]
 """What governors are judged by beside the database, looked at before any lock is taken."""
 
 
@@ -56,7 +56,7 @@ class Rounds:
         publisher: Publisher,
         namespace: str,
         term: Callable[[], int | None],
-        given: Looks = lambda truth: Given(),
+        given: Looks = lambda truth, known: Given(),
         prepare: Callable[[], object] = lambda: None,
     ) -> None:
         """`prepare` is called at the beginning of each term, before its first round."""
@@ -92,14 +92,14 @@ class Rounds:
                 return 0
             truth = namespaces.read(connection, self._namespace) or namespaces.lock(connection, self._namespace)
             known = rows.read(connection, self._namespace)
-        given = replace(self._given(truth), gates=self._gates) if known else Given()
+        given = replace(self._given(truth, known), gates=self._gates) if known else Given()
         changed = sum(self._release_orphans(truth, known))
         now = truth.now
         edges = []
         for stored in known:
             done, verdict, now = self._act(stored, given)
             changed += done
-            if verdict is not None:
+            if verdict is not None and verdict.decision.next_at is not None and verdict.decision.next_at > now:
                 edges.append(verdict.decision.next_at)
         self._next_at, self._now = min(filter(None, edges), default=None), now
         if not self._is_noted:

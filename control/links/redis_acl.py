@@ -12,7 +12,7 @@ from typing import Final
 
 from sluicegate.schemas.adapters.aside import aside_key, tally_key
 from sluicegate.schemas.errors import InvalidInput
-from sluicegate.schemas.names import beat_key, beats_key, cursor_key, hint_channel, snapshot_key
+from sluicegate.schemas.names import beat_key, beats_key, costs_key, cursor_key, hint_channel, snapshot_key
 
 WORKER: Final = "sluicegate-worker"
 CONTROL: Final = "sluicegate-control"
@@ -24,18 +24,19 @@ _QUEUE = re.compile(r"[^\s*?\[\]\\]+")
 
 
 def worker_rules(namespace: str) -> tuple[str, ...]:
-    """Of SLUICEGATE_REDIS_URL in a worker: reads the state, hears hints, beats, keeps its tasks' cursors.
+    """Of SLUICEGATE_REDIS_URL in a worker: reads the state, hears hints, beats, keeps its tasks' cursors, tells costs.
 
     `eval` is how it beats. A script is held to the same rules as a command.
     """
-    commands = ("+get", "+subscribe", "+unsubscribe", "+eval", "+time", "+set", "+zadd", "+del")
+    commands = ("+get", "+subscribe", "+unsubscribe", "+eval", "+time", "+set", "+zadd", "+del", "+xadd")
     written = (beat_key(namespace, "*"), beats_key(namespace), cursor_key(namespace, "*"))
-    keys = (f"%R~{snapshot_key(namespace)}", *(f"~{key}" for key in written))
+    told = costs_key(namespace)
+    keys = (f"%R~{snapshot_key(namespace)}", *(f"~{key}" for key in written), f"%W~{told}")
     return (*_NOTHING, *_CONNECT, *commands, *keys, f"&{hint_channel(namespace)}")
 
 
 def control_rules(namespace: str) -> tuple[str, ...]:
-    """Of SLUICEGATE_REDIS_URL in the control plane: publishes the state, reads heartbeats, mends their index."""
+    """Of SLUICEGATE_REDIS_URL in the control plane: publishes, reads heartbeats, mends their index, takes costs."""
     scripts = ("+eval", "+evalsha", "+script|load")
     commands = (
         "+type",
@@ -49,8 +50,15 @@ def control_rules(namespace: str) -> tuple[str, ...]:
         "+zmscore",
         "+mget",
         "+del",
+        "+xrange",
+        "+xdel",
     )
-    keys = (f"~{snapshot_key(namespace)}", f"%R~{beat_key(namespace, '*')}", f"~{beats_key(namespace)}")
+    keys = (
+        f"~{snapshot_key(namespace)}",
+        f"%R~{beat_key(namespace, '*')}",
+        f"~{beats_key(namespace)}",
+        f"~{costs_key(namespace)}",
+    )
     return (*_NOTHING, *_CONNECT, *scripts, *commands, *keys, f"&{hint_channel(namespace)}")
 
 

@@ -276,6 +276,17 @@ class Bus:
             found = self._names(args=args)
         return found
 
+    def costs(self, most: int) -> list[tuple[bytes, bytes]]:
+        """The oldest entries of what tasks have cost: their names in the stream, and their bytes."""
+        with self._translated():
+            found = self._client.xrange(names.costs_key(self._namespace), count=most)
+        return [(entry, fields.get(b"cost", b"")) for entry, fields in found]
+
+    def drop_costs(self, entries: Collection[bytes]) -> None:
+        """Takes entries away that are stored elsewhere now."""
+        with self._translated():
+            self._client.xdel(names.costs_key(self._namespace), *entries)
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:

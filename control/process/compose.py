@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -14,11 +14,16 @@ from sluicegate.control.access.denials import Denials
 from sluicegate.control.audit.feed import Feed
 from sluicegate.control.fleet.view import Fleet
 from sluicegate.control.governors import file as governors_file
+from sluicegate.control.governors.costs import EVERY_S as INTAKE_EVERY_S
+from sluicegate.control.governors.costs import Intake
 from sluicegate.control.governors.judging import Given
 from sluicegate.control.governors.objects import Objects
+from sluicegate.control.governors.rooms import Rooms
 from sluicegate.control.governors.rounds import EVERY_S as JUDGE_EVERY_S
 from sluicegate.control.governors.rounds import Judged, Rounds
+from sluicegate.control.governors.rows import Stored
 from sluicegate.control.holds import namespaces
+from sluicegate.control.holds.namespaces import Truth
 from sluicegate.control.links.broadcast import Broadcast
 from sluicegate.control.links.broker import Broker, kombu_url
 from sluicegate.control.links.roll_call import EVERY_S, RollCall
@@ -42,6 +47,7 @@ from sluicegate.schemas.adapters.redis_client import refuse_unusable, tls_argume
 from sluicegate.schemas.adapters.trusted_keys import TrustedKeys
 from sluicegate.schemas.errors import InvalidSetting
 from sluicegate.schemas.governors.decisions import Kind
+from sluicegate.schemas.money import MILLION
 from sluicegate.schemas.public_keys import parse_public_keys
 from sluicegate.schemas.redis_urls import Place, Server, is_redis, place_of
 
@@ -53,6 +59,10 @@ LOOKS_REST = 3.0
 TELL_COUNTS_EVERY_S = 1.0
 CLEAN_EVERY_S = 600.0
 CLEAN_LOOK_EVERY_S = 5.0
+
+
+MOST_THRESHOLD = 940_000
+"""Of the capacity gates, in millionths."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +93,7 @@ class Composition:
     fleet: Fleet
     clock: Clock
     draining: Draining
+    intake: Intake
     rounds: Rounds
     leader: Leader
     parts: Parts
@@ -97,6 +108,7 @@ class Once:
     draining: Draining
     fleet: Fleet
     recovery: Recovery
+    intake: Intake
     rounds: Rounds
     database: Database
 
@@ -113,16 +125,7 @@ def compose(environ: Mapping[str, str]) -> Composition:
     database = Database(settings.DATABASE_URL.read(environ))
     bus = Bus(state, namespace, settings.MAX_WORKERS.read(environ))
     broadcast = Broadcast(broker.url, broker.master_name, broker.key_prefix, broker.tls)
-    judged = Judged(database, namespace, lambda connection: terms.read(connection, namespace).number)
-    publisher = Publisher(
-        database=database,
-        bus=bus,
-        namespace=namespace,
-        key=key,
-        trusted=_trusted(environ, key),
-        on_change=broadcast.ask,
-        may_publish=judged.may_publish,
-    )
+    publisher = _publisher(environ, database, bus, broadcast, key)
     depths = Broker(broker.url, broker.master_name, broker.key_prefix, broker.tls)
     roll_call = RollCall(broker.url, broker.master_name, broker.key_prefix, broker.tls)
     fleet_of = partial(Fleet, bus=bus, broker=depths, namespace=namespace, lease=lease)
@@ -136,8 +139,9 @@ def compose(environ: Mapping[str, str]) -> Composition:
         is_fit=lambda: not publisher.is_cut_off,
     )
     parts = _parts(namespace, database, bus, publisher, fleet, draining)
-    rounds = _rounds(parts, leader, publisher, environ)
-    once = _once(parts, leader, publisher, fleet_of(database=leader.fenced), rounds)
+    intake = Intake(database=leader.fenced, bus=bus, namespace=namespace)
+    rounds = _rounds(parts, leader, publisher, intake, environ)
+    once = _once(parts, leader, publisher, fleet_of(database=leader.fenced), (intake, rounds))
     return Composition(
         namespace=namespace,
         bind=settings.BIND.read(environ),
@@ -149,10 +153,27 @@ def compose(environ: Mapping[str, str]) -> Composition:
         fleet=fleet,
         clock=Clock(database=database, publisher=publisher, namespace=namespace),
         draining=draining,
+        intake=intake,
         rounds=rounds,
         leader=leader,
         parts=parts,
         loops=_loops(publisher, leader, once, roll_call, parts.access.denials, interval_s),
+    )
+
+
+def _publisher(
+    environ: Mapping[str, str], database: Database, bus: Bus, broadcast: Broadcast, key: signing_key.SigningKey
+) -> Publisher:
+    namespace = settings.NAMESPACE.read(environ)
+    judged = Judged(database, namespace, lambda connection: terms.read(connection, namespace).number)
+    return Publisher(
+        database=database,
+        bus=bus,
+        namespace=namespace,
+        key=key,
+        trusted=_trusted(environ, key),
+        on_change=broadcast.ask,
+        may_publish=judged.may_publish,
     )
 
 
@@ -232,23 +253,49 @@ def _parts(
     )
 
 
-def _rounds(parts: Parts, leader: Leader, publisher: Publisher, environ: Mapping[str, str]) -> Rounds:
+def _usual_threshold(environ: Mapping[str, str]) -> int:
+    """That of a capacity gate which says none, in millionths. Raises InvalidSetting.
+
+    Its release mark, 0.05 above it, must be one that can be reached.
+    """
+    threshold = settings.CAPACITY_THRESHOLD.read(environ) * 100
+    if threshold > MOST_THRESHOLD:
+        most = f"at most {MOST_THRESHOLD / MILLION:g}: the fleet's gates release 0.05 above it"
+        raise InvalidSetting(settings.CAPACITY_THRESHOLD.name, f"is out of range for the control plane: {most}")
+    return threshold
+
+
+def _rounds(parts: Parts, leader: Leader, publisher: Publisher, intake: Intake, environ: Mapping[str, str]) -> Rounds:
     """Raises InvalidSetting where the file of governors cannot be read."""
     path = settings.GOVERNORS_FILE.read_or_none(environ)
     wanted = {} if path is None else governors_file.load(path, settings.GOVERNORS_FILE.name)
     kinds = tuple(map(Kind, settings.GOVERNORS.read(environ)))
-    usual = settings.CAPACITY_THRESHOLD.read(environ)
+    usual = _usual_threshold(environ)
+    every_s = settings.POLLING_INTERVAL_S.read(environ)
+    rooms = Rooms(database=leader.fenced, fleet=parts.fleet, namespace=parts.namespace, every_s=every_s)
+
+    def given(truth: Truth, known: Sequence[Stored]) -> Given:
+        looks = any(governor.kind is Kind.CAPACITY for governor in known)
+        look = rooms.look(truth) if looks else None
+        return Given(kinds=kinds, usual=usual, look=look, fault=intake.fault, is_stale=intake.is_stale)
+
+    def prepare() -> None:
+        rooms.begin()
+        parts.governors.manage(wanted, database=leader.fenced)
+
     return Rounds(
         database=leader.fenced,
         publisher=publisher,
         namespace=parts.namespace,
         term=lambda: leader.term,
-        given=lambda truth: Given(kinds=kinds, usual=usual),
-        prepare=lambda: parts.governors.manage(wanted, database=leader.fenced),
+        given=given,
+        prepare=prepare,
     )
 
 
-def _once(parts: Parts, leader: Leader, publisher: Publisher, learning: Fleet, rounds: Rounds) -> Once:
+def _once(
+    parts: Parts, leader: Leader, publisher: Publisher, learning: Fleet, governing: tuple[Intake, Rounds]
+) -> Once:
     """The same parts once more for what the leader alone does: what these write counts only within its term."""
     fenced, namespace = leader.fenced, parts.namespace
     return Once(
@@ -256,7 +303,8 @@ def _once(parts: Parts, leader: Leader, publisher: Publisher, learning: Fleet, r
         draining=Draining(database=fenced, fleet=parts.fleet, namespace=namespace),
         fleet=learning,
         recovery=replace(parts.recovery, fleet=learning),
-        rounds=rounds,
+        intake=governing[0],
+        rounds=governing[1],
         database=fenced,
     )
 
@@ -276,6 +324,7 @@ def _loops(
             interval_s=TELL_COUNTS_EVERY_S,
             at_end=partial(denials.tell_counts, at_once=True),
         ),
+        Loop("costs", led(once.intake.turn), interval_s=INTAKE_EVERY_S),
         Loop("govern", led(once.rounds.turn), interval_s=JUDGE_EVERY_S),
         Loop("expire", led(once.clock.expire_due), interval_s=EXPIRE_EVERY_S),
         Loop("escalate", led(once.clock.escalate_due), interval_s=EXPIRE_EVERY_S),

@@ -40,6 +40,7 @@ class ControlPlane:
         self.fleet = made.fleet
         self.clock = made.clock
         self.draining = made.draining
+        self.intake = made.intake
         self.rounds = made.rounds
         self.leader = made.leader
         self._made = made

@@ -78,6 +78,8 @@ class MetricsBody(Answer):
     how many wait beside their queues while their tasks are held, in all and of each queue that has any; null where that
     is not known (RabbitMQ: they are among what its workers have `reserved`). `unread`: how many
     heartbeats were too many or too large to be read.
+
+    The last four are of the budgets (`schemas.api.governors.CapacityBody`), in what `GET` answers alone.
     """
 
     queued: int | None
@@ -93,6 +95,10 @@ class MetricsBody(Answer):
     set_aside: int | None = None
     set_aside_by_queue: dict[str, int] | None = None
     unread: int = 0
+    is_paused_by_capacity: bool = False
+    capacity_percentage: float | None = None
+    capacity_threshold: float | None = None
+    last_capacity_check: Instant | None = None
 
     @classmethod
     def of(cls, metrics: Metrics) -> Self:

@@ -19,7 +19,7 @@ from celery import Celery, Task, signals
 from kombu import Exchange, Queue
 from kombu.common import Broadcast
 
-from sluicegate import resumable
+from sluicegate import report_cost, resumable
 from sluicegate.workers.checkpoints import Yielded
 from tests.fleet.records import Event, ItemDone, Record, Writer, items_path, microseconds
 from tests.fleet.waiting import until
@@ -143,6 +143,15 @@ def nap(self: Task[Any, Any], seq: int, seconds: float) -> None:
     started = time.time()
     _record(self, Event.START, started, seq)
     time.sleep(seconds)
+    _record(self, Event.END, time.time(), seq)
+
+
+@app.task(bind=True, name="fleet.spend")
+def spend(self: Task[Any, Any], seq: int, amount: str) -> None:
+    """Cost `amount`, told twice under one key."""
+    _record(self, Event.START, time.time(), seq)
+    for _ in range(2):
+        report_cost(amount, key=f"{self.request.id}")
     _record(self, Event.END, time.time(), seq)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 from sluicegate.control.process.plane import ControlPlane
+from sluicegate.schemas import names
+from sluicegate.schemas.errors import Unavailable
 from tests.integration.world import PAUSE, RESUME, World, check_one_event_per_version, eventually
 
 NIGHTLY = {"cron": "0 2 * * *", "duration": "2h"}
@@ -269,6 +272,23 @@ def test_rest_changes_are_versioned_and_a_file_managed_one_answers_409(world: Wo
     assert actions == ["governor_created", "governor_changed", "governor_deleted"]
 
 
+def test_the_metrics_tell_of_the_budget_that_holds(world: World) -> None:
+    """R-E7, in what GET answers; null where there is none."""
+    plane = world.start()
+    client = world.client(plane, "viewer")
+    assert client.get("/api/system/worker-pause").json()["metrics"]["capacityPercentage"] is None
+    put(plane, "budget", "gpu", {"daily": "10", "dayHours": "0-23", "nightHours": []})
+    plane.parts.governors.adjust("gpu", amount="9.5", reason="test", key=None, actor="alice")
+
+    def told() -> dict[str, Any]:
+        metrics: dict[str, Any] = client.get("/api/system/worker-pause").json()["metrics"]
+        return metrics
+
+    eventually(lambda: told()["isPausedByCapacity"])
+    assert (told()["capacityPercentage"], told()["capacityThreshold"]) == (95.0, 0.9)
+    assert told()["lastCapacityCheck"] is not None
+
+
 def test_what_is_asked_for_is_decided_and_nothing_is_stored(world: World) -> None:
     plane = world.start()
     client = world.client(plane, "viewer")
@@ -300,3 +320,57 @@ def test_a_file_that_cannot_be_used_stops_the_start(world: World, tmp_path: Any,
 
 
 _ = (datetime, time)
+
+
+def test_what_tasks_report_counts_once_and_what_is_no_figure_is_on_record(world: World) -> None:
+    """Read from Redis, stored, and taken away there; the same key again counts nothing."""
+    plane = leading(world)
+    put(plane, "budget", "gpu", {"daily": "1", "dayHours": "0-23", "nightHours": [], "scope": "label:gpu=a"})
+    key = names.costs_key(world.namespace)
+
+    def tell(**said: Any) -> None:
+        world.redis.xadd(key, {"cost": json.dumps({"currency": "USD", "labels": {"gpu": "a"}} | said)})
+
+    def take_in() -> None:
+        plane.leader.look()
+        plane.leader.run_when_leading(plane.intake.turn)()
+        round_of(plane)
+
+    tell(key="one", amount="0.5")
+    tell(key="one", amount="0.5")
+    tell(key="elsewhere", amount="9", labels={"gpu": "b"})
+    tell(key="pounds", amount="9", currency="GBP")
+    tell(key="nan", amount="NaN")
+    take_in()
+    assert held(world) == set()
+    tell(key="one", amount="0.5")
+    tell(key="two", amount="0.4")
+    take_in()
+    assert held(world) == {("label:gpu=a", "budget", "gpu")}
+    assert world.redis.xlen(key) == 0
+    (refused,) = world.events(action="costs_refused")
+    assert "NaN" in refused["reason"]
+
+
+def test_with_reports_that_cannot_be_read_a_hold_stays_and_an_alarm_says_so(world: World) -> None:
+    """Fails open: the last figures are judged for ten minutes, and then nothing new is held."""
+    plane = leading(world)
+    put(plane, "budget", "gpu", {"daily": "1"})
+    world.redis.set(names.costs_key(world.namespace), "no stream")
+    with pytest.raises(Unavailable):
+        plane.leader.run_when_leading(plane.intake.turn)()
+    round_of(plane)
+    (alarmed,) = world.events(action="governor_alarmed")
+    assert "cannot be read" in alarmed["reason"]
+    assert held(world) == set()
+
+
+def test_a_capacity_gate_holds_where_nobody_is_online_and_not_before_it_has_looked(world: World) -> None:
+    """After its grace; a worker that says nothing of what it has is no room either."""
+    plane = leading(world)
+    put(plane, "capacity", "fleet", {})
+    round_of(plane)
+    assert held(world) == set()
+    (shown,) = plane.parts.governors.all()
+    assert (shown.stored.decision or {})["shouldPause"] is None
+    assert "no worker is online" in (shown.stored.decision or {})["reason"]

@@ -25,8 +25,8 @@ def decided(spent: object, at: datetime, budget: Budget = BUDGET) -> Decision:
     return judge(budget, Spend(spent=millionths(spent, "spent")), at, day_at(budget, at))
 
 
-def berlin(*clock: int) -> datetime:
-    return datetime(2026, 3, 2, *clock, tzinfo=BERLIN)
+def berlin(hour: int, minute: int = 0, second: int = 0) -> datetime:
+    return datetime(2026, 3, 2, hour, minute, second, tzinfo=BERLIN)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from fastapi import Request
 
-from sluicegate.control import spelling
+from sluicegate.control import spelling, spelling_governors
 from sluicegate.control.access.tokens import Right
 from sluicegate.control.http.guard import Guard, GuardedRouter, Tried, caller_of, parts_of, reads, scope_of
 from sluicegate.control.http.problems import errors
@@ -29,7 +29,9 @@ def read_pause(request: Request, scope: str = "global") -> PauseAnswer:
 
     The metrics are those of `scope`.
     """
-    return spelling.state_of(parts_of(request).reading.state(Scope.parse(scope)))
+    parts = parts_of(request)
+    state = spelling.state_of(parts.reading.state(Scope.parse(scope)))
+    return spelling_governors.with_capacity(state, parts.governors.all())
 
 
 @router.guarded("GET", f"{SYSTEM}/preview", VIEWER)
