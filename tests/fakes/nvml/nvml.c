@@ -287,7 +287,8 @@ API nvmlDeviceRegisterEvents(device *of, u64 types, void *set) {
 /* "event.1 0 79": the first event is Xid 79 of GPU 0. Each is told once, and only while somebody is registered. */
 API nvmlEventSetWait_v2(void *set, event *into, u32 timeout_ms) {
   BEGIN(NULL);
-  for (u32 waited = 0;; waited += 5) {
+  u32 step_ms = (u32)number("poll_ms", 5);
+  for (u32 waited = 0;; waited += step_ms) {
     char key[32], value[64];
     int gpu;
     u64 code, type = 8;
@@ -302,6 +303,6 @@ API nvmlEventSetWait_v2(void *set, event *into, u32 timeout_ms) {
       }
     }
     if (waited >= timeout_ms) return TIMED_OUT;
-    usleep(5000);
+    usleep(1000 * step_ms);
   }
 }
