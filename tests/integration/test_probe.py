@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -232,3 +233,109 @@ def test_one_look_at_a_driver_that_hangs_ends_and_says_so(nvml: FakeNvml, tmp_pa
     nvml.say({"hang.nvmlInitWithFlags": "*"})
     code, said = look(nvml.environ | {"SLUICEGATE_PROBE_TIMEOUT_MS": "100"}, tmp_path)
     assert (code, said["driver"]) == (1, "unresponsive")
+
+
+@pytest.mark.parametrize(
+    ("symbol", "gpus"),
+    [
+        ("nvmlDeviceGetMemoryInfo_v2", "own"),
+        ("nvmlDeviceGetFieldValues", "own"),
+        ("nvmlDeviceGetComputeRunningProcesses_v3", "own"),
+        ("nvmlDeviceGetTotalEccErrors", "own"),
+        ("nvmlDeviceGetCurrentClocksEventReasons", "own"),
+        ("nvmlEventSetWait_v2", "all"),
+    ],
+)
+def test_whichever_call_hangs_it_is_named_and_ends_with_it(nvml: FakeNvml, listen: Any, symbol: str, gpus: str) -> None:
+    one = listen(nvml.environ | {"CUDA_VISIBLE_DEVICES": nvml.uuid(1)})
+    one.until(lambda readings: bool(readings.gpus))
+    nvml.say({f"hang.{symbol}": "1" if gpus == "own" else "*"})
+    hung = one.until(lambda readings: readings.gpus[0].state is DeviceState.UNRESPONSIVE)
+    assert symbol.removesuffix("_v2").removesuffix("_v3") in hung.notes[-1]
+    assert (hung.driver is DriverState.UNRESPONSIVE) is (gpus == "all")
+    nvml.say({f"hang.{symbol}": None})
+    assert one.gpu(lambda gpu: gpu.state is DeviceState.SERVING).uuid == nvml.uuid(1)
+
+
+def test_a_worker_of_another_gpu_never_asks_one_that_hangs(nvml: FakeNvml, listen: Any) -> None:
+    one = listen(nvml.environ | {"CUDA_VISIBLE_DEVICES": nvml.uuid(1)})
+    one.until(lambda _: True)
+    nvml.say({f"hang.{symbol}": "0" for symbol in ("nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetTemperature")})
+    found = [one.next() for _ in range(4)]
+    assert {readings.gpus[0].state for readings in found} == {DeviceState.SERVING}
+    assert found[-1].gpus[0].memory_free_bytes == 23 * GIB
+
+
+def test_after_a_lost_gpu_nothing_spins(nvml: FakeNvml, listen: Any) -> None:
+    """NVML then answers whoever waits for its events at once, for ever."""
+    one = listen(nvml.environ, interval_s=2.0)
+    one.until(lambda _: True)
+    nvml.say({"error": 15}, gpu=0)
+    one.gpu(lambda gpu: gpu.state is DeviceState.LOST)
+    one.next()
+    began, before = time.monotonic(), len(nvml.calls(lambda symbol: symbol == "nvmlEventSetWait_v2"))
+    one.next()
+    waits = len(nvml.calls(lambda symbol: symbol == "nvmlEventSetWait_v2")) - before
+    # Each of the waits for the other GPU takes half a second.
+    assert waits <= 2 * (time.monotonic() - began) + 2
+
+
+def test_a_driver_without_the_newer_calls_is_read_as_far_as_it_goes(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, listen: Any
+) -> None:
+    nvml = FakeNvml(built(tmp_path_factory.mktemp("old"), old=True), tmp_path)
+    (gpu,) = listen(nvml.environ).until(lambda one: bool(one.gpus)).gpus
+    assert (gpu.state, gpu.memory_total_bytes, gpu.memory_free_bytes) == (DeviceState.SERVING, 24 * GIB, 23 * GIB)
+    assert (gpu.recovery_action, gpu.memory_reserved_bytes, gpu.memory_own_bytes) == (None, None, None)
+
+
+def test_instances_of_a_divided_gpu_have_memory_of_their_own_and_the_faults_of_the_whole(
+    nvml: FakeNvml, listen: Any
+) -> None:
+    halves = {f"mig.{i}.uuid": f"MIG-{i}" for i in (0, 1)} | {f"mig.{i}.total": 10 * GIB for i in (0, 1)}
+    nvml.say(halves | {"migs": 2, "mig.0.free": 9 * GIB, "mig.1.free": 2 * GIB}, gpu=1)
+    one = listen(nvml.environ | {"CUDA_VISIBLE_DEVICES": "MIG-1"})
+    (gpu,) = one.until(lambda readings: bool(readings.gpus)).gpus
+    assert (gpu.uuid, gpu.index, gpu.memory_total_bytes, gpu.memory_free_bytes) == ("MIG-1", 1, 10 * GIB, 2 * GIB)
+    assert (gpu.utilization_percent, gpu.temperature_celsius) == (None, 41)
+    nvml.xid(94, gpu=1)
+    assert [xid.code for xid in one.gpu(lambda gpu: bool(gpu.xids)).xids] == [94]
+
+
+def test_own_memory_is_that_of_the_workers_own_processes(nvml: FakeNvml, listen: Any) -> None:
+    """The test is the worker here; a child of it uses a GPU, and so does a stranger."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as ours:
+        nvml.say({"processes": f"{ours.pid}:{2 * GIB} 1:{5 * GIB}", "free": 16 * GIB}, gpu=0)
+        nvml.say({"processes": f"{ours.pid}:-"}, gpu=1)
+        found = listen(nvml.environ).until(lambda one: bool(one.gpus))
+        assert [gpu.memory_own_bytes for gpu in found.gpus] == [2 * GIB, None]
+        assert found.is_attributable is False
+
+
+def test_a_process_that_cannot_be_seen_here_makes_own_memory_unknown_and_that_is_said(
+    nvml: FakeNvml, listen: Any
+) -> None:
+    nvml.say({"processes": f"4194303:{GIB}"}, gpu=0)
+    found = listen(nvml.environ).until(lambda one: bool(one.gpus))
+    assert found.gpus[0].memory_own_bytes is None
+    assert any("--pid=host" in note for note in found.notes)
+
+
+def test_a_gpu_that_was_there_since_the_boot_and_is_not_listed_is_missing(nvml: FakeNvml, listen: Any) -> None:
+    one = listen(nvml.environ)
+    one.until(lambda _: True)
+    one.probe.stop()
+    nvml.say({"count": 1})
+    found = listen(nvml.environ).until(lambda readings: bool(readings.gpus))
+    assert (found.gpu_count, found.expected_gpu_count) == (1, 2)
+    assert [(gpu.uuid, gpu.state) for gpu in found.gpus[1:]] == [(nvml.uuid(1), DeviceState.MISSING)]
+
+
+def test_the_margin_is_counted_from_the_slowdown_line_which_the_driver_tells_as_a_signed_figure(
+    nvml: FakeNvml, listen: Any
+) -> None:
+    """An H200 says a margin of 50, and that it slows down at -2, which came as 4294967294 when read as unsigned."""
+    nvml.say({"margin": 50, "field.194": 4294967294}, gpu=0)
+    nvml.say({"margin": -3}, gpu=1)
+    first, second = listen(nvml.environ).until(lambda one: bool(one.gpus)).gpus
+    assert (first.slowdown_margin_celsius, second.slowdown_margin_celsius) == (52, None)
