@@ -102,18 +102,8 @@ class Member:
         )
         told = ProbeSettings.read(environ)
         self.probe = Probe(on_readings=self._take_readings, told=told, environ={**os.environ, **environ})
-        self.report = Report(
-            identity,
-            gate=self.gate,
-            follower=self.follower,
-            hands=self.hands,
-            sides=sides,
-            resources=Told(lambda: self.probe.latest, told.interval_s).resources,
-            own_holds=self.own_holds.told,
-        )
-        self.idling = self._make_idling(sides, settings.IDLE_RECYCLE_S.read(environ))
-        self.health = self._make_health(identity, environ)
-        self._watch = Watch(*[part.look for part in (self.health, self.idling) if part is not None])
+        self.report = self._make_report(identity, sides, Told(lambda: self.probe.latest, told.interval_s))
+        self._look_after_itself(identity, sides, environ)
         self.heart = Heart(
             namespace=namespace,
             nodename=worker.hostname,
@@ -136,6 +126,23 @@ class Member:
             on_scoped=table.write,
             is_own=lambda hold: is_own(hold, subject),
         )
+
+    def _make_report(self, identity: Identity, sides: Sides, told: Told) -> Report:
+        return Report(
+            identity,
+            gate=self.gate,
+            follower=self.follower,
+            hands=self.hands,
+            sides=sides,
+            resources=told.resources,
+            own_holds=self.own_holds.told,
+        )
+
+    def _look_after_itself(self, identity: Identity, sides: Sides, environ: Mapping[str, str]) -> None:
+        """What it reads of its host and GPUs, and what it does about that and while it is idle."""
+        self.idling = self._make_idling(sides, settings.IDLE_RECYCLE_S.read(environ))
+        self.health = self._make_health(identity, environ)
+        self._watch = Watch(*[part.look for part in (self.health, self.idling) if part is not None])
 
     def _make_idling(self, sides: Sides, recycle_after_s: int) -> Idling:
         idling = Idling(

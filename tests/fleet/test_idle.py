@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 
 import psutil
 
@@ -24,6 +25,11 @@ def children(worker: Worker) -> set[int]:
     return found
 
 
+def are_new(worker: Worker, before: set[int]) -> bool:
+    now = children(worker)
+    return len(now) == len(before) and not now & before
+
+
 def test_s5_s6_idle_children_are_replaced_and_the_worker_goes_on(stack: Stack) -> None:
     with Fleet(stack, environ={"SLUICEGATE_IDLE_RECYCLE_S": str(RECYCLE_S)}) as fleet:
         fleet.watch()
@@ -33,7 +39,7 @@ def test_s5_s6_idle_children_are_replaced_and_the_worker_goes_on(stack: Stack) -
             before = children(worker)
             fleet.send_naps(12, 0.01)
             fleet.wait_done()
-            until("all children are new", lambda old=before: len(now := children(worker)) == 3 and not now & old)
+            until("all children are new", partial(are_new, worker, before))
         assert fleet.check().broken == {}
         worker.stop()
 

@@ -81,7 +81,7 @@ def test_s1_s5_s6_a_gpu_that_a_stranger_fills_holds_its_worker_which_comes_back_
 
 
 @pytest.mark.parametrize("pool", ["prefork", long("threads")])
-def test_a_worker_whose_gpu_is_lost_lets_go_of_it_and_comes_back_with_new_children_or_asks_to_be_restarted(
+def test_s5_a_worker_whose_gpu_is_lost_lets_go_of_it_and_comes_back_with_new_children_or_asks_to_be_restarted(
     stack: Stack, nvml: FakeNvml, environ: dict[str, str], pool: str
 ) -> None:
     with Fleet(stack, environ=environ, pool=pool) as fleet:
@@ -110,7 +110,7 @@ def test_a_worker_whose_gpu_is_lost_lets_go_of_it_and_comes_back_with_new_childr
         worker.stop()
 
 
-def test_a_worker_that_is_restarted_sick_starts_nothing(stack: Stack, nvml: FakeNvml, environ: dict[str, str]) -> None:
+def test_s5_one_that_is_restarted_sick_starts_nothing(stack: Stack, nvml: FakeNvml, environ: dict[str, str]) -> None:
     with Fleet(stack, environ=environ) as fleet:
         fleet.watch()
         worker = fleet.start()

@@ -95,10 +95,10 @@ def test_a_pool_within_the_process_has_let_go_when_it_is_drained_and_nothing_of_
     rig = Rig(can_renew=False, recycle_after_s=10)
     rig.idling.let_go()
     rig.look()
-    assert not rig.idling.is_let_go
+    before = rig.idling.is_let_go
     rig.is_drained = True
     rig.look(after_s=60)
-    assert rig.idling.is_let_go
+    assert (before, rig.idling.is_let_go) == (False, True)
     rig.idling.take_up()
     assert rig.idling.is_serving
     rig.look(after_s=60)
