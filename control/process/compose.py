@@ -272,7 +272,7 @@ def _rounds(parts: Parts, leader: Leader, publisher: Publisher, intake: Intake, 
     kinds = tuple(map(Kind, settings.GOVERNORS.read(environ)))
     usual = _usual_threshold(environ)
     every_s = settings.POLLING_INTERVAL_S.read(environ)
-    rooms = Rooms(database=leader.fenced, fleet=parts.fleet, namespace=parts.namespace, every_s=every_s)
+    rooms = Rooms(database=leader.fenced, fleet=parts.fleet, every_s=every_s)
 
     def given(truth: Truth, known: Sequence[Stored]) -> Given:
         looks = any(governor.kind is Kind.CAPACITY for governor in known)

@@ -1,6 +1,7 @@
 """What holds by itself: governors as rows, the term in which they were judged, and what work has cost.
 
-Code of revision 0008 knows none of it, and goes on without: it judges no governor, and leaves the holds of others alone.
+Code of revision 0008 knows none of it, and goes on without: it judges no governor, and
+leaves the holds of others alone.
 """
 
 from __future__ import annotations

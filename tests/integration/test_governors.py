@@ -12,6 +12,8 @@ import pytest
 from sluicegate.control.process.plane import ControlPlane
 from sluicegate.schemas import names
 from sluicegate.schemas.errors import Unavailable
+from sluicegate.schemas.health.readings import DriverState, GpuReading, Readings
+from sluicegate.schemas.health.resources import Resources
 from tests.integration.world import PAUSE, RESUME, World, check_one_event_per_version, eventually
 
 NIGHTLY = {"cron": "0 2 * * *", "duration": "2h"}
@@ -175,7 +177,7 @@ def test_an_override_ends_at_its_time(world: World) -> None:
     put(plane, "window", "w", ALWAYS)
     round_of(plane)
     governors = plane.parts.governors
-    governors.override(governors.all()[0].stored.kind, "w", for_s=0.3, reason="one more", actor="bob")
+    governors.override(governors.all()[0].stored.kind, "w", for_s=4, reason="one more", actor="bob")
     round_of(plane)
     assert held(world) == set()
 
@@ -374,3 +376,34 @@ def test_a_capacity_gate_holds_where_nobody_is_online_and_not_before_it_has_look
     (shown,) = plane.parts.governors.all()
     assert (shown.stored.decision or {})["shouldPause"] is None
     assert "no worker is online" in (shown.stored.decision or {})["reason"]
+
+
+def test_a_capacity_gate_holds_while_all_workers_are_below_by_their_own_heartbeats(world: World) -> None:
+    """Not before all who are online were heard since the leader took over."""
+    plane = leading(world, PAUSE_POLLING_INTERVAL_SECONDS="1")
+    put(plane, "capacity", "fleet", {})
+
+    def beat(name: str, free: int, seq: int) -> None:
+        gpu = GpuReading(uuid="GPU-1", memory_total_bytes=100, memory_free_bytes=free)
+        readings = Readings(number=seq, at=datetime.now(UTC), driver=DriverState.SERVING, had_gpus=True, gpus=(gpu,))
+        said = Resources(number=seq, age_ms=0, interval_ms=2000, readings=readings)
+        world.redis.set(names.resources_key(world.namespace, name), said.encode(f"life-of-{name}"))
+        world.beat(name, seq=seq, resources=said)
+
+    beat("celery@a", 10, 1)
+    beat("celery@b", 10, 1)
+    round_of(plane)
+    assert held(world) == set()
+    seq = iter(range(2, 1000))
+
+    def holds(free_of_b: int) -> bool:
+        number = next(seq)
+        beat("celery@a", 10, number)
+        beat("celery@b", free_of_b, number)
+        round_of(plane)
+        return held(world) == {("global", "capacity", "fleet:fleet")}
+
+    eventually(lambda: holds(10))
+    (paused,) = world.events(action="capacity_paused")
+    assert "gpu_memory 10% < 20%" in paused["reason"]
+    assert paused["details"]["decision"]["workers"] == 2
