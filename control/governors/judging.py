@@ -169,5 +169,4 @@ def _read_spend(reading: Mapping[str, Any]) -> Spend:
         return Spend(spent=0, fault=str(error), is_usable=False)
     if spent < 0:
         return Spend(spent=0, fault="spent: is negative", is_usable=False)
-    committed = millionths(reading.get("committed", 0), "committed")
-    return Spend(spent=spent, committed=committed)
+    return Spend(spent=spent)

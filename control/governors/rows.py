@@ -45,7 +45,9 @@ class Stored:
 def read(connection: Connection, namespace: str) -> list[Stored]:
     """All that there are, by kind and name."""
     column = GOVERNORS.c
-    statement = select(GOVERNORS).where(column.namespace == namespace, column.deleted_at.is_(None))
+    # A later version may have kinds that this one cannot judge.
+    is_known = column.kind.in_([str(kind) for kind in Kind])
+    statement = select(GOVERNORS).where(column.namespace == namespace, column.deleted_at.is_(None), is_known)
     return [_stored(row) for row in connection.execute(statement.order_by(column.kind, column.name)).mappings()]
 
 

@@ -14,6 +14,8 @@ from sluicegate.control.access.denials import Denials
 from sluicegate.control.audit.feed import Feed
 from sluicegate.control.fleet.view import Fleet
 from sluicegate.control.governors import file as governors_file
+from sluicegate.control.governors import rows as governor_rows
+from sluicegate.control.governors import spend_rows
 from sluicegate.control.governors.costs import EVERY_S as INTAKE_EVERY_S
 from sluicegate.control.governors.costs import Intake
 from sluicegate.control.governors.judging import Given
@@ -59,6 +61,7 @@ LOOKS_REST = 3.0
 TELL_COUNTS_EVERY_S = 1.0
 CLEAN_EVERY_S = 600.0
 CLEAN_LOOK_EVERY_S = 5.0
+SPEND_KEPT_FOR = timedelta(days=100)
 
 
 MOST_THRESHOLD = 940_000
@@ -314,6 +317,7 @@ def _loops(
 ) -> tuple[Loop, ...]:
     """What goes on by itself, in the order in which it is started."""
     led = leader.run_when_leading
+    cleaning = _Cleaning(once.database, once.fleet, leader.replica.namespace)
     return (
         Loop("publish", publisher.republish, interval_s=interval_s),
         leader.loop,
@@ -331,15 +335,16 @@ def _loops(
         Loop("drain", led(once.draining.follow), interval_s=DRAIN_EVERY_S, rests=LOOKS_REST),
         Loop("fold", led(once.recovery.follow), interval_s=FOLD_EVERY_S, rests=LOOKS_REST),
         Loop("roll call", roll_call.call, interval_s=EVERY_S),
-        Loop("clean", led(_Cleaning(once.database, once.fleet)), interval_s=CLEAN_LOOK_EVERY_S),
+        Loop("clean", led(cleaning), interval_s=CLEAN_LOOK_EVERY_S),
     )
 
 
 class _Cleaning:
     """Lets go of what nobody will ask for again: at the first turn as a leader, and then now and then."""
 
-    def __init__(self, database: Database, fleet: Fleet) -> None:
+    def __init__(self, database: Database, fleet: Fleet, namespace: str) -> None:
         self._database = database
+        self._namespace = namespace
         self._fleet = fleet
         self._due_at = 0.0
 
@@ -350,5 +355,7 @@ class _Cleaning:
             now = namespaces.clock(connection)
             idempotency.purge(connection, now)
             replicas.purge(connection, now)
+            if governor_rows.is_granted(connection):
+                spend_rows.purge(connection, self._namespace, now - SPEND_KEPT_FOR)
         self._fleet.purge()
         self._due_at = monotonic() + CLEAN_EVERY_S

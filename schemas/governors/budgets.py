@@ -27,8 +27,7 @@ class Budget:
     """What `scope` may cost in a local day. Amounts, thresholds and `hard` are in millionths.
 
     An hour of a list is the whole hour: 17 means up to 17:59. `outside`: hours in neither list use 1.0 (`open`) or hold
-    (`closed`). From the share `hard` on the hold is a quiesce. `reserves`: what runs counts with all it is expected to
-    cost.
+    (`closed`). From the share `hard` on the hold is a quiesce.
     """
 
     daily: int
@@ -41,7 +40,6 @@ class Budget:
     night_hours: tuple[int, ...] = (22, 23, 0, 1, 2, 3, 4, 5, 6)
     outside: str = OPEN
     hard: int | None = None
-    reserves: bool = False
     is_enabled: bool = True
 
     def mode_at(self, hour: int) -> str:
@@ -59,14 +57,13 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spend:
-    """What a day has cost so far, in millionths. `committed`: what runs is expected to cost from here on.
+    """What a day has cost so far, in millionths.
 
     `fault`: why the figures are not to be trusted; `spent` is then the last good one. `is_usable` False: they are so
     old, or so wrong, that nothing is to be held because of them.
     """
 
     spent: int
-    committed: int = 0
     fault: str | None = None
     is_usable: bool = True
 
@@ -93,7 +90,7 @@ def judge(budget: Budget, spend: Spend, now: datetime, day: Day) -> Decision:
     hour = now.astimezone(zone).hour
     mode = budget.mode_at(hour)
     threshold = budget.threshold_of(mode)
-    counted = spend.spent + (spend.committed if budget.reserves else 0)
+    counted = spend.spent
     is_over, reason = _compared(budget, counted, threshold)
     should_hold = is_over if spend.is_usable else None
     if should_hold is None:
@@ -152,7 +149,6 @@ def _told(
         "nextResetTime": to_wire(day.ends_at),
         "day": day.day.isoformat(),
         "spent": text_of(spend.spent),
-        "committed": text_of(spend.committed),
         "daily": text_of(budget.daily),
         "currency": budget.currency,
     }

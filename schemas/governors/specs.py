@@ -103,7 +103,6 @@ def _budget_to_wire(budget: Budget) -> dict[str, Any]:
         "nightHours": list(budget.night_hours),
         "outsideWindows": budget.outside,
         "hard": _share_to_wire(budget.hard),
-        "reserve": budget.reserves,
         "enabled": budget.is_enabled,
     }
 
@@ -212,7 +211,6 @@ def _budget(fields: _Fields) -> Budget:
         night_hours=_hours(fields.get("nightHours", usual.night_hours), "nightHours"),
         outside=fields.word("outsideWindows", (budgets.OPEN, budgets.CLOSED), usual.outside),
         hard=fields.share("hard", None, most=10 * MILLION),
-        reserves=fields.flag("reserve", default=False),
         is_enabled=fields.flag("enabled", default=True),
     )
     both = sorted(set(budget.day_hours) & set(budget.night_hours))

@@ -209,9 +209,7 @@ def adjust(
 @click.argument("governor", metavar="KIND/NAME")
 @options.option("--file", "file", type=click.Path(path_type=Path), metavar="FILE", help="As FILE says, not as stored.")
 @options.option("--at", metavar="TIME", help="ISO-8601 with a zone; otherwise now.")
-@options.option(
-    "--reading", "readings", multiple=True, metavar="NAME=VALUE", help="spent, committed or workers (JSON)."
-)
+@options.option("--reading", "readings", multiple=True, metavar="NAME=VALUE", help="spent, or workers as JSON.")
 @options.connection
 @options.json_output
 def test(
