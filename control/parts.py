@@ -11,6 +11,7 @@ from sluicegate.control.fleet.view import Fleet
 from sluicegate.control.governors.objects import Objects
 from sluicegate.control.links.state_redis import Bus
 from sluicegate.control.pausing.change import Orders
+from sluicegate.control.pausing.own_records import OwnRecords
 from sluicegate.control.pausing.read import Reading
 from sluicegate.control.pausing.recovery import Recovery
 from sluicegate.control.store.database import Database
@@ -54,3 +55,4 @@ class Parts:
     readiness: Readiness
     recovery: Recovery
     governors: Objects
+    own_records: OwnRecords

@@ -48,15 +48,19 @@ class Recovery:
     publisher: Publisher
     namespace: str
 
-    def follow(self) -> None:
-        """A turn of the loop: folds the heartbeats, and raises the epoch where one shows proof. Raises Unavailable."""
+    def follow(self) -> list[Beat]:
+        """A turn of the loop: folds the heartbeats, and raises the epoch where one shows proof; what it heard.
+
+        Raises Unavailable.
+        """
         beats = self.fleet.fold()
         if self.publisher.meet_shown(beat.shown for beat in beats if beat.shown is not None):
-            return
+            return beats
         with self.database.transaction() as connection:
             truth = namespaces.read(connection, self.namespace)
         if truth is not None:
             self._tell(truth, beats)
+        return beats
 
     def _tell(self, truth: Truth, beats: Iterable[Beat]) -> None:
         ahead = [beat for beat in beats if is_ahead(beat, truth.edition, truth.holds.fingerprint)]

@@ -35,6 +35,7 @@ from sluicegate.control.pausing import idempotency
 from sluicegate.control.pausing.change import Orders
 from sluicegate.control.pausing.clock import Clock
 from sluicegate.control.pausing.drains import Draining
+from sluicegate.control.pausing.own_records import OwnRecords
 from sluicegate.control.pausing.read import Reading
 from sluicegate.control.pausing.recovery import Recovery
 from sluicegate.control.process.leader import Leader
@@ -113,7 +114,12 @@ class Once:
     recovery: Recovery
     intake: Intake
     rounds: Rounds
+    own_records: OwnRecords
     database: Database
+
+    def fold(self) -> None:
+        """A turn: what workers say is remembered, and what they hold themselves for is put on record."""
+        self.own_records.follow(self.recovery.follow())
 
 
 def compose(environ: Mapping[str, str]) -> Composition:
@@ -253,6 +259,7 @@ def _parts(
         readiness=Readiness(database, bus),
         recovery=Recovery(database=database, fleet=fleet, reading=reading, publisher=publisher, namespace=namespace),
         governors=Objects(database=database, namespace=namespace),
+        own_records=OwnRecords(database=database, fleet=fleet, publisher=publisher, namespace=namespace),
     )
 
 
@@ -308,6 +315,7 @@ def _once(
         recovery=replace(parts.recovery, fleet=learning),
         intake=governing[0],
         rounds=governing[1],
+        own_records=OwnRecords(database=fenced, fleet=parts.fleet, publisher=publisher, namespace=namespace),
         database=fenced,
     )
 
@@ -333,7 +341,7 @@ def _loops(
         Loop("expire", led(once.clock.expire_due), interval_s=EXPIRE_EVERY_S),
         Loop("escalate", led(once.clock.escalate_due), interval_s=EXPIRE_EVERY_S),
         Loop("drain", led(once.draining.follow), interval_s=DRAIN_EVERY_S, rests=LOOKS_REST),
-        Loop("fold", led(once.recovery.follow), interval_s=FOLD_EVERY_S, rests=LOOKS_REST),
+        Loop("fold", led(once.fold), interval_s=FOLD_EVERY_S, rests=LOOKS_REST),
         Loop("roll call", roll_call.call, interval_s=EVERY_S),
         Loop("clean", led(cleaning), interval_s=CLEAN_LOOK_EVERY_S),
     )
