@@ -14,15 +14,17 @@ from sluicegate.schemas.beats import Beat, RunningTask, WorkerState
 from sluicegate.schemas.holds.hold import Holds
 from sluicegate.schemas.names import host_of
 from sluicegate.schemas.scopes import GLOBAL, Scope, ScopeKind, Subject
+from sluicegate.schemas.signed_beats import UNSIGNED, Word
 from sluicegate.schemas.snapshots import NOTHING, Edition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sighting:
-    """A worker's last beat, and when it arrived by the server's clock (not the worker's)."""
+    """A worker's last beat, when it arrived by the server's clock (not the worker's), and on whose word it stands."""
 
     beat: Beat
     seen_at: datetime
+    word: Word = UNSIGNED
 
 
 def illegible(nodename: str, seen_at: datetime) -> Sighting:
@@ -109,6 +111,12 @@ class WorkerView:
     is_ahead: bool = False
     namesakes: int = 0
     """How many other workers beat under this one's nodename at the same time (`schemas.lives`)."""
+    is_displaced: bool = False
+    """It fell silent, and a later life of its nodename cannot show to be of its place (`schemas.lives`)."""
+    is_forged: bool = False
+    """In its nodename's place stands now what is not its word. What is told here was said before."""
+    needs_signed: bool = False
+    """Is a worker that signs nothing never quiet?"""
 
     @property
     def beat(self) -> Beat:
@@ -119,6 +127,16 @@ class WorkerView:
     def has_applied(self) -> bool:
         """Has it put exactly what is ordered into force? What is ahead of that has not: it obeys something else."""
         return self.beat.applied == self.desired and not self.is_ahead
+
+    @property
+    def is_signed(self) -> bool:
+        """Does what it says stand on its own word? One of an older version signs nothing."""
+        return self.sighting.word.is_signed
+
+    @property
+    def is_believed(self) -> bool:
+        """May it be called quiet for what it says?"""
+        return not self.is_forged and (self.is_signed or not self.needs_signed)
 
     @property
     def clock_ahead_s(self) -> float:
@@ -148,7 +166,8 @@ class Metrics:
     many workers stand by a state that this database knows nothing of, which is an alarm. `workers`: how many are there.
     `strangers`: who consumes here and sends no heartbeat; none of the other figures knows of them. `set_aside`: what
     waits beside each queue while its task is held; None where that is not known, as on RabbitMQ, where it is in the
-    workers' hands. `unread`: how many heartbeats were too many or too large to be read.
+    workers' hands. `unread`: how many heartbeats were too many or too large to be read. `unsigned`: how many of them
+    sign nothing (workers of an older version); `forged`: in the place of how many stands what is not theirs.
     """
 
     queued: int | None
@@ -163,6 +182,8 @@ class Metrics:
     workers: int = 0
     strangers: tuple[str, ...] = ()
     unread: int = 0
+    unsigned: int = 0
+    forged: int = 0
 
 
 UNAVAILABLE = Metrics(queued=None, running=0, stale_running=0, is_drained=False, source="unavailable")
@@ -189,6 +210,9 @@ def view(
     holds: Holds | None = None,
     newest: Edition | None = None,
     namesakes: int = 0,
+    is_displaced: bool = False,
+    is_forged: bool = False,
+    needs_signed: bool = False,
 ) -> WorkerView:
     """What a worker is at `now`: silence past its lease is `unknown`, never quiet (L4).
 
@@ -207,6 +231,9 @@ def view(
         desired=desired,
         lease_expires_at=expires_at,
         namesakes=namesakes,
+        is_displaced=is_displaced,
+        is_forged=is_forged,
+        needs_signed=needs_signed,
         is_ahead=is_ahead(sighting.beat, desired, None if holds is None else holds.fingerprint, newest),
     )
     active = () if holds is None else holds.active
@@ -231,7 +258,7 @@ def measure(
     """The metrics over `workers`; `queued` None (the broker's depth could not be read) is never drained.
 
     Of a `scope`: over the workers where its work could run, and what of it runs there. One that does not enforce such
-    holds is never quiet, nor is one of several that share a nodename.
+    holds is never quiet, nor is one of several that share a nodename, nor one that is not believed.
 
     `running` counts all running tasks, `stale_running` those of them on workers whose lease ran out. Drained
     is: no worker unknown, each has applied the desired edition, nothing running (R-C4). A worker that said
@@ -248,6 +275,7 @@ def measure(
         and worker.has_applied
         and worker.enforces(scope)
         and not worker.namesakes
+        and worker.is_believed
         for worker in present
     )
     return Metrics(
@@ -262,4 +290,6 @@ def measure(
         source=source if queued is not None else "unavailable",
         set_aside=set_aside,
         unread=unread,
+        unsigned=sum(not worker.is_signed for worker in present),
+        forged=sum(worker.is_forged for worker in present),
     )

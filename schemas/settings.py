@@ -377,6 +377,13 @@ MAX_WORKERS = Setting(
     meaning="Of how many workers heartbeats are read and remembered; where there are more, nothing counts as drained.",
     readers=(CONTROL,),
 )
+NEEDS_SIGNED_BEATS = Setting(
+    name="SLUICEGATE_NEEDS_SIGNED_BEATS",
+    parse=_switch,
+    default="false",
+    meaning="`true`: a worker that does not sign its heartbeats (one of a version before 0.2) never counts as drained.",
+    readers=(CONTROL,),
+)
 DATABASE_URL = Setting(
     name="SLUICEGATE_DATABASE_URL",
     parse=_text,

@@ -100,7 +100,8 @@ _PULSE_S = 0.1
 
 
 class Heart:
-    """Sends the beats that `compose` makes. `compose(seq, is_goodbye)` is called from the heart's thread.
+    """Sends the beats that `compose` makes. `compose(seq, is_goodbye)` is called from the heart's thread, and so is
+    `spell`: the bytes of a beat, signed.
 
     `pulse` is asked ten times a second, and an answer that differs from the last one is a reason to beat at once:
     None while nobody waits for anything.
@@ -115,6 +116,7 @@ class Heart:
         connect: Callable[[], Redis],
         compose: Callable[[int, bool], Beat],
         memory: Memory,
+        spell: Callable[[Beat], bytes] = Beat.encode,
         pulse: Callable[[], object] = lambda: None,
     ) -> None:
         self._keys = (
@@ -129,6 +131,7 @@ class Heart:
         self._connect = connect
         self._compose = compose
         self._memory = memory
+        self._spell = spell
         self._pulse = pulse
         self._seq = 0
         self._due = threading.Event()
@@ -186,7 +189,14 @@ class Heart:
             is_first = "0" if self._has_beaten else "1"
             whole = self._whole(beat)
             others = redis.eval(
-                _SCRIPT, len(self._keys), *self._keys, beat.encode(), self._nodename, beat.incarnation, is_first, whole
+                _SCRIPT,
+                len(self._keys),
+                *self._keys,
+                self._spell(beat),
+                self._nodename,
+                beat.incarnation,
+                is_first,
+                whole,
             )
             self._told_whole = beat.resources.number if beat.resources else 0
             self._has_beaten = True

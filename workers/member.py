@@ -6,7 +6,6 @@ import atexit
 import os
 import time
 import tomllib
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,6 +45,7 @@ from sluicegate.workers.idling import Idling, Watch
 from sluicegate.workers.memory import Memory
 from sluicegate.workers.own_holds import OwnHolds
 from sluicegate.workers.own_holds_file import OwnHoldsFile
+from sluicegate.workers.own_keys import OwnKeys
 from sluicegate.workers.own_starts import ask_here
 from sluicegate.workers.ports import Sides
 from sluicegate.workers.probes.probe import Probe, ProbeSettings
@@ -67,8 +67,9 @@ class Member:
         namespace = settings.NAMESPACE.read(environ)
         state = _state_place(environ)
         keys = TrustedKeys(parse_public_keys(settings.PUBLIC_KEYS.read(environ)))
-        pace, identity = _pace_of(environ), _identity_of(worker, environ)
         state_dir = settings.STATE_DIR.read(environ)
+        own_keys = OwnKeys(state_dir, namespace, worker.hostname)
+        pace, identity = _pace_of(environ), _identity_of(worker, environ, own_keys.incarnation)
         memory = Memory(state_dir, namespace, worker.hostname)
         cell = Cell()
         sides = sides_of(worker, cell, in_hand_s=settings.IN_HAND_S.read(environ))
@@ -111,6 +112,7 @@ class Member:
             connect=lambda: connect(state),
             compose=self.report.beat,
             memory=memory,
+            spell=own_keys.spell,
             pulse=self.report.pulse,
         )
         self._listen()
@@ -263,10 +265,10 @@ def _pace_of(environ: Mapping[str, str]) -> Pace:
     )
 
 
-def _identity_of(worker: Any, environ: Mapping[str, str]) -> Identity:
+def _identity_of(worker: Any, environ: Mapping[str, str], incarnation: str) -> Identity:
     return Identity(
         nodename=worker.hostname,
-        incarnation=str(uuid.uuid4()),
+        incarnation=incarnation,
         host=settings.HOST.read_or_none(environ) or host_of(worker.hostname),
         labels=settings.LABELS.read(environ),
     )

@@ -20,7 +20,7 @@ from sluicegate.workers.ports import Sides
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who a worker is, for the length of one life. `incarnation` is a UUID made at its start."""
+    """Who a worker is, for the length of one life. `incarnation`: the name of its key."""
 
     nodename: str
     incarnation: str

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from sluicegate.control.cli.render.state_lines import typed
 from sluicegate.control.cli.render.terminal import Progress
 from sluicegate.control.cli.spans import spell
 from sluicegate.control.client import Client
@@ -111,7 +112,7 @@ def conclude(verdict: Verdict) -> Iterator[str]:
     match verdict.outcome:
         case Outcome.DRAINED:
             count = sum(worker.state != WorkerState.GONE for worker in verdict.look.workers)
-            agreed = f"all {count} workers have acknowledged" if count else "no worker is there"
+            agreed = f"all {count} workers have acknowledged{_word(verdict)}" if count else "no worker is there"
             yield f"drained after {at}: nothing runs, {agreed}"
         case Outcome.QUIESCED:
             yield f"quiesced after {at}: nothing runs but what waits at a checkpoint ({verdict.look.metrics.running})"
@@ -133,6 +134,9 @@ def conclude(verdict: Verdict) -> Iterator[str]:
             yield f"not drained after {at}: {_figures(verdict)}"
             for worker in verdict.unacknowledged:
                 ahead = ", ahead of what is ordered: docs/recovery.md" if worker.ahead else ""
+                ahead += ", forged: docs/security.md" if worker.forged else ""
+                if worker.displaced:
+                    ahead += f", not shown to be replaced: `sluicegate workers forget {typed(worker.nodename)}`"
                 state = f"{worker.nodename} ({worker.state}, applied {worker.applied_version}{ahead})"
                 yield f"  yet to acknowledge: {state}"
             for line in verdict.clashes:
@@ -140,6 +144,12 @@ def conclude(verdict: Verdict) -> Iterator[str]:
             for task in _by_age(verdict):
                 yield f"  still running: {_task(task)}"
             yield "the pause stands"
+
+
+def _word(verdict: Verdict) -> str:
+    """On whose word it stands; nothing where an older control plane does not tell."""
+    unsigned = verdict.look.metrics.unsigned
+    return "" if unsigned is None else f" ({unsigned} of them unsigned)" if unsigned else " (signed)"
 
 
 def to_json(verdict: Verdict) -> dict[str, Any]:

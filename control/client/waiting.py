@@ -134,7 +134,7 @@ def judge(watch: Watch, look: Look) -> tuple[Watch, Verdict]:
         unacknowledged=tuple(
             worker
             for worker in _present(look.workers)
-            if worker.state == WorkerState.UNKNOWN or not worker.has_applied(*look.edition)
+            if worker.state == WorkerState.UNKNOWN or worker.forged or not worker.has_applied(*look.edition)
         ),
         unfinished=tuple(_unfinished(look)),
         losses=losses,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ARRAY, Connection, Text, and_, any_, delete, func, literal, not_, or_, select, update
+from sqlalchemy import ARRAY, Connection, Text, and_, any_, case, delete, func, literal, not_, or_, select, update
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.exc import DBAPIError
 
@@ -19,6 +19,7 @@ from sluicegate.schemas.beats import Beat
 from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.lives import Life
 from sluicegate.schemas.progress import AHEAD_AT_MOST, Sighting, illegible, is_of_another_clock
+from sluicegate.schemas.signed_beats import Word
 from sluicegate.schemas.times import from_wire_or_none, to_wire_or_none
 
 log = logging.getLogger(__name__)
@@ -29,9 +30,10 @@ NEVER = datetime.fromtimestamp(0, UTC)
 _REFUSED_CLASSES = ("22", "23", "54")
 """SQLSTATE: data, constraints, limits of the program. It is the row's own fault, and no other row's."""
 
-_SINCE, _OTHERS = "heardSince", "otherLives"
-"""What stands in a row beside the fields of its beat, where there is more than one life. Other versions of this code do
-not know it, and write the row without: the workers' next beats say it again."""
+_SINCE, _OTHERS, _WORD = "heardSince", "otherLives", "word"
+"""What stands in a row beside the fields of its beat: on whose word it stands, where that is signed, and the others
+where there is more than one life. Other versions of this code do not know it, and write the row without: the workers'
+next beats say it again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +88,9 @@ def _remembered(row: Any) -> Remembered:
     """The row; one that cannot be read (of another version, it may be) stands for a worker that is unknown."""
     try:
         return Remembered(
-            sighting=Sighting(beat=Beat.from_wire(row.beat), seen_at=row.last_seen_at),
+            sighting=Sighting(
+                beat=Beat.from_wire(row.beat), seen_at=row.last_seen_at, word=Word.from_wire(row.beat.get(_WORD))
+            ),
             is_forgotten=row.forgotten_at is not None,
             since=from_wire_or_none(row.beat.get(_SINCE), _SINCE),
             others=tuple(Life.from_wire(one) for one in row.beat.get(_OTHERS, [])),
@@ -107,15 +111,19 @@ def _count(connection: Connection, namespace: str) -> int:
     return connection.execute(query).scalar_one()
 
 
-def alone(connection: Connection, namespace: str) -> dict[str, str]:
-    """The incarnation of each nodename that has one life as far as is remembered, and was not forgotten."""
+def alone(connection: Connection, namespace: str) -> dict[str, tuple[str, int | None]]:
+    """The incarnation of each nodename that has one life as far as is remembered, and was not forgotten; and where that
+    life signs its beats, the number of the last one.
+    """
     column = WORKERS.c
+    signed = column.beat[_WORD]["signed"].astext == "true"
+    last = case((signed, column.beat["seq"].astext))
     rows = connection.execute(
-        select(column.nodename, column.incarnation).where(
+        select(column.nodename, column.incarnation, last.label("last")).where(
             column.namespace == namespace, column.forgotten_at.is_(None), column.beat[_OTHERS].is_(None)
         )
     )
-    return {row.nodename: row.incarnation for row in rows}
+    return {row.nodename: (row.incarnation, None if row.last is None else int(row.last)) for row in rows}
 
 
 def busy(connection: Connection, namespace: str, most: int) -> dict[str, Beat]:
@@ -236,6 +244,8 @@ def purge(connection: Connection, namespace: str, before: datetime, *, still_tol
 
 
 def _beside(newest: Life, others: Sequence[Life]) -> dict[str, Any]:
-    if not others:
-        return {}
-    return {_SINCE: to_wire_or_none(newest.since), _OTHERS: [one.to_wire() for one in others]}
+    word = newest.sighting.word
+    told: dict[str, Any] = {_WORD: word.to_wire()} if word.is_signed else {}
+    if others:
+        told |= {_SINCE: to_wire_or_none(newest.since), _OTHERS: [one.to_wire() for one in others]}
+    return told

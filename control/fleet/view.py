@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import Any
 
 from sqlalchemy import Connection
@@ -13,17 +14,19 @@ from sluicegate.control.audit import events
 from sluicegate.control.fleet import runtimes, sightings
 from sluicegate.control.fleet.resources import FleetResources
 from sluicegate.control.fleet.sightings import Memory, Remembered
+from sluicegate.control.fleet.words import Episodes, Told, Words, forged_among
 from sluicegate.control.holds import namespaces
 from sluicegate.control.holds.namespaces import Truth
 from sluicegate.control.links.broker import SOURCE, Broker
 from sluicegate.control.links.outages import Outage
-from sluicegate.control.links.state_redis import Bus, Heard, Heartbeats
+from sluicegate.control.links.state_redis import Bus, Heartbeats
 from sluicegate.control.store.database import Database
 from sluicegate.schemas import lives
 from sluicegate.schemas.beats import Beat, WorkerState
-from sluicegate.schemas.errors import InvalidInput, NotFound, Refused, Unavailable
+from sluicegate.schemas.errors import NotFound, Refused, Unavailable
 from sluicegate.schemas.holds.hold import check_reason
 from sluicegate.schemas.lives import Life
+from sluicegate.schemas.printable import printable_logger
 from sluicegate.schemas.progress import (
     UNAVAILABLE,
     Metrics,
@@ -41,22 +44,13 @@ from sluicegate.schemas.scopes import GLOBAL, Scope, ScopeKind
 from sluicegate.schemas.snapshots import Edition
 from sluicegate.schemas.times import to_wire
 
+logger = printable_logger("sluicegate.control")
+
 GONE_LISTED_FOR = timedelta(hours=1)
 KEPT_FOR = timedelta(days=7)
 
 
-def decoded(heard: Heard) -> Sighting | None:
-    """The sighting that an entry in Redis is; None where its bytes are lost or no beat of this worker."""
-    if heard.raw is None:
-        return None
-    try:
-        beat = Beat.decode(heard.raw)
-    except InvalidInput:
-        return None
-    return Sighting(beat=beat, seen_at=heard.seen_at) if beat.nodename == heard.nodename else None
-
-
-def combined(heard: list[Heard], remembered: Mapping[str, Remembered], now: datetime) -> dict[str, list[Life]]:
+def combined(heard: list[Told], remembered: Mapping[str, Remembered], now: datetime) -> dict[str, list[Life]]:
     """The newest word of each life of every nodename, from Redis, whose time is `now`, and from the database.
 
     What is remembered from a time that has not come is older than anything that came by the clock as it is now.
@@ -73,10 +67,9 @@ def combined(heard: list[Heard], remembered: Mapping[str, Remembered], now: date
     return known
 
 
-def _heard_lives(entry: Heard, row: Remembered | None, now: datetime) -> list[Life]:
+def _heard_lives(entry: Told, row: Remembered | None, now: datetime) -> list[Life]:
     """All lives of this nodename, where Redis tells more of them than is remembered; nothing where it does not."""
-    others = lives.decode(entry.lives, entry.nodename, now)
-    seen = decoded(entry)
+    others, seen = entry.others, entry.seen
     if seen is None and others:
         # Beside those, somebody beats whose words cannot be read.
         seen = illegible(entry.nodename, entry.seen_at)
@@ -151,13 +144,18 @@ class Fleet:
         namespace: str,
         lease: timedelta,
         answers: Callable[[], Answers] = dict,
+        needs_signed: bool = False,
     ) -> None:
+        """`needs_signed`: is a worker that does not sign its heartbeats never quiet?"""
         self._database = database
         self._bus = bus
         self._broker = broker
         self._namespace = namespace
         self._lease = lease
         self._answers = answers
+        self._needs_signed = needs_signed
+        self._words = Words(namespace)
+        self._episodes = Episodes()
         self._outage = Outage("heartbeats")
         self._resources = FleetResources(bus)
 
@@ -183,9 +181,10 @@ class Fleet:
             return Seen(
                 workers=workers, at=truth.now, is_heard=False, forgotten=_forgotten(last), unread=remembered.unread
             )
-        known = combined(found.heard, rows, found.at)
+        told = self._told(found)
+        known = combined(told, rows, found.at)
         return Seen(
-            workers=self._views(known, truth, found.at),
+            workers=self._views(known, truth, found.at, forged_among(told, rows)),
             at=found.at,
             is_heard=True,
             forgotten=_forgotten(known),
@@ -220,10 +219,34 @@ class Fleet:
         now, entries = self._hear_for_good()
         with self._database.transaction() as connection:
             busy = sightings.busy(connection, self._namespace, self._bus.most_workers)
-            self._fold(connection, entries, now)
+            forged = self._fold(connection, entries, now)
             runtimes.learn(connection, self._namespace, _runs_s(busy, entries), now)
-        others = (one.sighting for entry in entries for one in lives.decode(entry.lives, entry.nodename, now))
-        return [seen.beat for seen in (*filter(None, map(decoded, entries)), *others)]
+        self._tell_of(forged)
+        return [
+            seen.beat
+            for entry in entries
+            for seen in (entry.seen, *(one.sighting for one in entry.others))
+            if seen is not None
+        ]
+
+    def _tell_of(self, forged: Mapping[str, str]) -> None:
+        """Raises the alarm, and puts it on record, once an episode."""
+        begun = self._episodes.note(forged, monotonic())
+        if begun is None:
+            return
+        named = "; ".join(f"{name}: {why}" for name, why in begun.why.items())
+        logger.error("ALARM forged_heartbeats: of %d workers (%s)", begun.count, named)
+        with self._database.transaction() as connection:
+            truth = namespaces.lock(connection, self._namespace)
+            event = events.Event(
+                action="heartbeats_forged",
+                outcome=events.REFUSED,
+                actor=events.SYSTEM,
+                at=truth.now,
+                edition=truth.edition,
+                details={"worker": next(iter(begun.why)), "count": begun.count, "workers": dict(begun.why)},
+            )
+            events.record(connection, self._namespace, event)
 
     def purge(self) -> None:
         """Lets go of the rows of workers that left long ago. Raises Unavailable."""
@@ -247,7 +270,7 @@ class Fleet:
             # Of this one alone: no order may wait for the others under the lock.
             self._fold(connection, entries, now)
             # What cannot be read is remembered here, so that forgetting it has a row to mark.
-            unread = [illegible(entry.nodename, entry.seen_at) for entry in entries if not decoded(entry)]
+            unread = [illegible(entry.nodename, entry.seen_at) for entry in entries if entry.seen is None]
             known = self._read(connection, [nodename])
             if nodename not in known and unread:
                 sightings.fold(connection, self._namespace, [[Life(sighting=unread[0])]], now, self._bus.most_workers)
@@ -279,7 +302,13 @@ class Fleet:
     def _read(self, connection: Connection, nodenames: list[str]) -> dict[str, Remembered]:
         return sightings.read(connection, self._namespace, self._bus.most_workers, nodenames)
 
-    def _views(self, known: Mapping[str, Sequence[Life]], truth: Truth, now: datetime) -> list[WorkerView]:
+    def _views(
+        self,
+        known: Mapping[str, Sequence[Life]],
+        truth: Truth,
+        now: datetime,
+        forged: Collection[str] = (),
+    ) -> list[WorkerView]:
         newest = self._newest(truth, [one.sighting for told in known.values() for one in told])
         views = (
             view(
@@ -290,6 +319,9 @@ class Fleet:
                 holds=truth.holds,
                 newest=newest,
                 namesakes=namesakes,
+                is_displaced=lives.is_displaced(one, known[name], lease=self._lease, now=now),
+                is_forged=name in forged,
+                needs_signed=self._needs_signed,
             )
             for name in sorted(known)
             for one, namesakes in lives.counting(known[name], lease=self._lease, now=now)
@@ -314,15 +346,18 @@ class Fleet:
         except Unavailable:
             return None
 
-    def _hear(self, known: Collection[str] = ()) -> tuple[datetime, list[Heard]]:
-        found = self._beats(known)
-        return found.at, found.heard
+    def _told(self, found: Heartbeats) -> list[Told]:
+        return [self._words.told(heard, found.at) for heard in found.heard]
 
-    def _hear_for_good(self) -> tuple[datetime, list[Heard]]:
+    def _hear(self, known: Collection[str] = ()) -> tuple[datetime, list[Told]]:
+        found = self._beats(known)
+        return found.at, self._told(found)
+
+    def _hear_for_good(self) -> tuple[datetime, list[Told]]:
         """Where not all can be read, those that are remembered are read in any case."""
         found = self._beats()
         if not found.unread:
-            return found.at, found.heard
+            return found.at, self._told(found)
         with self._database.transaction() as connection:
             known = sightings.names(connection, self._namespace, self._bus.most_workers)
         return self._hear(known)
@@ -336,23 +371,27 @@ class Fleet:
         self._outage.end()
         return found
 
-    def _fold(self, connection: Connection, entries: list[Heard], now: datetime) -> None:
+    def _fold(self, connection: Connection, entries: list[Told], now: datetime) -> dict[str, str]:
+        """Remembers what is heard; which of it is forged, and why."""
         fleet: list[list[Life]] = []
-        several: list[Heard] = []
+        several: list[Told] = []
         # Most nodenames have the one life that they had: what is remembered of those need not be read.
         alone = sightings.alone(connection, self._namespace)
         for entry in entries:
-            seen = decoded(entry) if entry.lives is None else None
-            if seen and alone.get(entry.nodename) == seen.beat.incarnation:
-                fleet.append([Life(sighting=seen)])
-            else:
+            seen = None if entry.has_others else entry.seen
+            incarnation, last = alone.get(entry.nodename, (None, None))
+            if seen is None or incarnation != seen.beat.incarnation or (last is not None and seen.beat.seq < last):
                 several.append(entry)
+            elif last is None or seen.beat.seq > last:
+                fleet.append([Life(sighting=seen)])
+        rows: dict[str, Remembered] = {}
         if several:
             rows = self._read(connection, [entry.nodename for entry in several])
             heard = (_heard_lives(entry, rows.get(entry.nodename), now) for entry in several)
             legible = ([one for one in found if one.incarnation] for found in heard)
             fleet += [lives.worth_remembering(found, lease=self._lease, now=now) for found in legible if found]
         sightings.fold(connection, self._namespace, fleet, now, self._bus.most_workers)
+        return forged_among(several, rows)
 
 
 def _forgotten(known: Mapping[str, Sequence[Life]]) -> frozenset[str]:
@@ -366,12 +405,12 @@ def _silent(seen: list[WorkerView]) -> list[WorkerView]:
     return [worker for worker in seen if worker.state is WorkerState.UNKNOWN]
 
 
-def _runs_s(busy: Mapping[str, Beat], entries: list[Heard]) -> dict[str, list[float]]:
+def _runs_s(busy: Mapping[str, Beat], entries: list[Told]) -> dict[str, list[float]]:
     """The runs that ended since `busy`, in seconds, by the name of their task."""
     runs_s: dict[str, list[float]] = {}
     for entry in entries:
         before = busy.get(entry.nodename)
-        seen = decoded(entry) if before else None
+        seen = entry.seen
         for name, seconds in ended(before, seen.beat) if before and seen else ():
             runs_s.setdefault(name, []).append(seconds)
     return runs_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -19,6 +20,8 @@ from sluicegate.schemas.holds.at_pause import AtPause, fleet_at_pause
 from sluicegate.schemas.holds.drains import Ending, Followed, conclude, ending_of, follow
 from sluicegate.schemas.holds.hold import Hold
 from sluicegate.schemas.holds.receipts import Receipt, receipt
+from sluicegate.schemas.scopes import Scope
+from sluicegate.schemas.signed_beats import Word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,10 +105,23 @@ class Draining:
             begun_at=drain.begun_at,
             now=truth.now,
             strangers=seen.strangers(hold.scope),
+            words=_words(tasks, seen, hold.scope),
         )
         drain_rows.end(connection, hold.id, step.ending, truth.now, made)
         events.record(connection, self._namespace, _event(hold, truth, made, truth.now))
         return True
+
+
+def _words(tasks: Iterable[Followed], seen: Seen, scope: Scope) -> list[Word]:
+    """On what a receipt stands: who is there, and who told of what ran before it left."""
+    told = {(one.nodename, one.incarnation) for one in tasks}
+    present = seen.present_in(scope)
+    left = [
+        worker
+        for worker in seen.workers
+        if worker not in present and (worker.beat.nodename, worker.beat.incarnation) in told
+    ]
+    return [worker.sighting.word for worker in (*present, *left)]
 
 
 def _says_nothing_new(drain: Drain, step: _Step | None) -> bool:

@@ -41,6 +41,11 @@ def warnings(
         for worker in inside
         if worker.is_ahead
     ]
+    told += [
+        f"{worker.beat.nodename}: what stands in the place of its heartbeat is not its own; it is not called drained"
+        for worker in inside
+        if worker.is_forged
+    ]
     told += unheard
     told += [f"{nodename} does not enforce {scope.kind} holds: it goes on" for nodename in deaf]
     told += [

@@ -137,7 +137,14 @@ def compose(environ: Mapping[str, str]) -> Composition:
     publisher = _publisher(environ, database, bus, broadcast, key)
     depths = Broker(broker.url, broker.master_name, broker.key_prefix, broker.tls)
     roll_call = RollCall(broker.url, broker.master_name, broker.key_prefix, broker.tls)
-    fleet_of = partial(Fleet, bus=bus, broker=depths, namespace=namespace, lease=lease)
+    fleet_of = partial(
+        Fleet,
+        bus=bus,
+        broker=depths,
+        namespace=namespace,
+        lease=lease,
+        needs_signed=settings.NEEDS_SIGNED_BEATS.read(environ),
+    )
     fleet = fleet_of(database=database, answers=roll_call.answers)
     draining = Draining(database=database, fleet=fleet, namespace=namespace)
     leader = Leader(

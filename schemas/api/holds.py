@@ -189,6 +189,7 @@ class ReceiptBody(CountsBody):
     """The drain receipt, as the audit has it too (`schemas.holds.receipts`).
 
     `is_empty`: nobody was in its scope. `strangers`: who consumed there and sent no heartbeat.
+    `signed`, `unsigned`: on the word of how many workers it stands; null in an older one.
     """
 
     hold_version: int
@@ -197,6 +198,8 @@ class ReceiptBody(CountsBody):
     workers: list[WorkerReceiptBody] = Field(default_factory=list)
     is_empty: bool = False
     strangers: list[str] = Field(default_factory=list)
+    signed: int | None = None
+    unsigned: int | None = None
 
     @classmethod
     def of(cls, receipt: Receipt) -> Self:

@@ -77,7 +77,8 @@ class MetricsBody(Answer):
     plane); `strangers`: who consumes here and sends no heartbeat, so that nothing else here knows of them. `set_aside`:
     how many wait beside their queues while their tasks are held, in all and of each queue that has any; null where that
     is not known (RabbitMQ: they are among what its workers have `reserved`). `unread`: how many
-    heartbeats were too many or too large to be read.
+    heartbeats were too many or too large to be read. `unsigned`: how many of the workers do not sign their heartbeats
+    (null: not told); `forged`: in the place of how many stands a heartbeat that is not theirs.
 
     The last four are of the budgets (`schemas.api.governors.CapacityBody`), in what `GET` answers alone.
     """
@@ -95,6 +96,8 @@ class MetricsBody(Answer):
     set_aside: int | None = None
     set_aside_by_queue: dict[str, int] | None = None
     unread: int = 0
+    unsigned: int | None = None
+    forged: int = 0
     is_paused_by_capacity: bool = False
     capacity_percentage: float | None = None
     capacity_threshold: float | None = None
@@ -118,6 +121,8 @@ class MetricsBody(Answer):
             set_aside=None if aside is None else sum(aside.values()),
             set_aside_by_queue=None if aside is None else {name: aside[name] for name in sorted(aside) if aside[name]},
             unread=metrics.unread,
+            unsigned=metrics.unsigned,
+            forged=metrics.forged,
         )
 
 

@@ -34,6 +34,9 @@ class WorkerBody(Answer):
     """One element of `GET /api/workers`. A control plane before 0.2 leaves out some of what has a default.
 
     `ahead`: it stands by a state that the database knows nothing of, at the edition `stands_at`; it takes no order.
+    `signed`: does its heartbeat stand on its own signature? Null: the control plane does not tell. `forged`: in its
+    place stands one that is not its own; what is told here it said before. `displaced`: it fell silent, and a later
+    life of its nodename could not show to be of its place.
     """
 
     nodename: str
@@ -59,6 +62,9 @@ class WorkerBody(Answer):
     clock_ahead_s: float = 0.0
     namesakes: int = 0
     resources: ResourcesBody | None = None
+    signed: bool | None = None
+    forged: bool = False
+    displaced: bool = False
     last_seen_at: Instant
     lease_expires_at: Instant
 
@@ -90,6 +96,9 @@ class WorkerBody(Answer):
             clock_ahead_s=worker.clock_ahead_s,
             namesakes=worker.namesakes,
             resources=ResourcesBody.of(beat.resources, worker.sighting.seen_at),
+            signed=worker.is_signed,
+            forged=worker.is_forged,
+            displaced=worker.is_displaced,
             last_seen_at=worker.sighting.seen_at,
             lease_expires_at=worker.lease_expires_at,
         )

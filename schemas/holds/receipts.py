@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Self
 
 from sluicegate.schemas.holds.drains import Ending, Fate, Followed
+from sluicegate.schemas.signed_beats import Word
 
 MOST_STRANGERS = 100
 """Named in a receipt, which is an event of the audit: anyone on the broker can answer under many names."""
@@ -99,6 +100,8 @@ class Receipt:
     """`version`: that of the hold, which made it what it is. `seconds`: since the hold was placed.
 
     `strangers`: who consumed in its scope then and sent no heartbeat. The receipt says nothing of what ran there.
+    `signed`, `unsigned`: on the word of how many workers it stands, by whether they sign what they say; None: an older
+    control plane made it.
     """
 
     version: int
@@ -107,6 +110,8 @@ class Receipt:
     counts: Counts
     workers: tuple[WorkerReceipt, ...]
     strangers: tuple[str, ...] = ()
+    signed: int | None = None
+    unsigned: int | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -123,6 +128,8 @@ class Receipt:
             "workers": [worker.to_wire() for worker in self.workers],
             "isEmpty": self.is_empty,
             "strangers": list(self.strangers),
+            "signed": self.signed,
+            "unsigned": self.unsigned,
         }
 
     @classmethod
@@ -135,6 +142,8 @@ class Receipt:
             counts=Counts.from_wire(data),
             workers=tuple(WorkerReceipt.from_wire(worker) for worker in data["workers"]),
             strangers=tuple(data.get("strangers", ())),
+            signed=data.get("signed"),
+            unsigned=data.get("unsigned"),
         )
 
 
@@ -147,10 +156,11 @@ def receipt(
     begun_at: datetime,
     now: datetime,
     strangers: tuple[str, ...] = (),
+    words: Sequence[Word] = (),
 ) -> Receipt:
     """The receipt (R-C5) of a drain that was concluded at `now`.
 
-    `nodenames`: the workers of the scope, so that those that ran nothing are there as well.
+    `nodenames`: the workers of the scope, so that those that ran nothing are there as well. `words`: its grounds.
     """
     names = sorted({*nodenames, *(one.nodename for one in known)})
     per_worker = {name: [one for one in known if one.nodename == name] for name in names}
@@ -170,6 +180,8 @@ def receipt(
             for name, own in per_worker.items()
         ),
         strangers=strangers[:MOST_STRANGERS],
+        signed=sum(word.is_signed for word in words),
+        unsigned=sum(not word.is_signed for word in words),
     )
 
 

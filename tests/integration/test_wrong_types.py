@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sluicegate.control.fleet.view import decoded
+from sluicegate.control.fleet.words import Words
 from sluicegate.control.links.redis_acl import control_rules
 from sluicegate.control.links.state_redis import Bus
 from sluicegate.schemas import names
@@ -34,7 +34,8 @@ def test_l4_no_junk_in_redis_keeps_a_worker_from_beating(world: World, tmp_path:
     bus = Bus(server_at(world.redis_url, "redis"), world.namespace, most_workers=5_000)
 
     def is_heard(after: int) -> bool:
-        seen = [decoded(one) for one in bus.heartbeats().heard if one.nodename == W]
+        words = Words(world.namespace)
+        seen = [words.told(one, one.seen_at).seen for one in bus.heartbeats().heard if one.nodename == W]
         return any(one is not None and one.beat.seq > after for one in seen)
 
     with beating(heart(world, "one", tmp_path)):

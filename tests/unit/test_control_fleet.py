@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sluicegate.control.fleet.sightings import Remembered
 from sluicegate.control.fleet.view import combined
+from sluicegate.control.fleet.words import Words
 from sluicegate.control.links.state_redis import Heard
 from sluicegate.schemas.beats import Beat, WorkerState
 from sluicegate.schemas.lives import counting
@@ -47,7 +48,9 @@ def remembered(seen: Sighting, *, is_forgotten: bool = False) -> dict[str, Remem
 
 def counted(heard: list[Heard], memory: dict[str, Remembered]) -> dict[str, Sighting]:
     """The newest of the lives that count, by nodename."""
-    found = {name: counting(known, lease=LEASE, now=NOW) for name, known in combined(heard, memory, NOW).items()}
+    words = Words("default")
+    known = combined([words.told(one, NOW) for one in heard], memory, NOW)
+    found = {name: counting(lives, lease=LEASE, now=NOW) for name, lives in known.items()}
     return {name: lives[0][0].sighting for name, lives in found.items() if lives}
 
 

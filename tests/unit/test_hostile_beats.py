@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluicegate.control.fleet.view import combined, decoded
+from sluicegate.control.fleet.view import combined
+from sluicegate.control.fleet.words import Words
 from sluicegate.control.links.state_redis import Heard
 from sluicegate.control.pausing.warnings import warnings
 from sluicegate.schemas import lives, telling
@@ -132,7 +133,8 @@ raws = mutated() | damaged() | anything.map(lambda value: json.dumps(value).enco
 def everything_asked(raw: bytes, told_of_lives: bytes | None = None) -> list[WorkerView]:
     """What all the answers of the control plane are made of, with this entry beside a good worker's; as JSON."""
     good = Heard("celery@good", NOW, GOOD.encode().replace(b"celery@bad", b"celery@good"))
-    known = combined([good, Heard("celery@bad", NOW, raw, told_of_lives)], {}, NOW)
+    words, bad = Words("default"), Heard("celery@bad", NOW, raw, told_of_lives)
+    known = combined([words.told(good, NOW), words.told(bad, NOW)], {}, NOW)
     workers = [
         view(life.sighting, desired=Edition(1, 2), lease=LEASE, now=NOW, namesakes=namesakes)
         for name in sorted(known)
@@ -188,7 +190,7 @@ def test_a_table_of_lives_never_stops_a_look(table: Any) -> None:
 )
 def test_these_are_illegible(raw: bytes) -> None:
     """Numbers that are none, depth, length, and what is no beat."""
-    assert decoded(Heard("celery@bad", NOW, raw)) is None
+    assert Words("default").told(Heard("celery@bad", NOW, raw), NOW).seen is None
     assert {one.state for one in everything_asked(raw)} == {WorkerState.PAUSED, WorkerState.UNKNOWN}
 
 

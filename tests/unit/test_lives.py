@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluicegate.schemas.beats import RunningTask, WorkerState
+from sluicegate.schemas.beats import Beat, RunningTask, WorkerState
 from sluicegate.schemas.lives import GONE_LISTED_FOR, Life, clashes, counting, decode, merged, worth_remembering
 from sluicegate.schemas.progress import Sighting, WorkerView, measure, view
+from sluicegate.schemas.signed_beats import UNSIGNED, Word
 from tests.unit.strategies import NOW
 from tests.unit.test_progress import DESIRED, LEASE, beat
 
@@ -24,6 +25,10 @@ def life(name: str, age_s: float, since_s: float | None = None, **fields: Any) -
     """Last heard `age_s` seconds ago, first heard `since_s` seconds ago."""
     seen = Sighting(beat=beat(incarnation=name, **fields), seen_at=NOW - age_s * SECOND)
     return Life(sighting=seen, since=None if since_s is None else NOW - since_s * SECOND)
+
+
+def unsigned(raw: bytes) -> tuple[Beat, Word]:
+    return Beat.decode(raw), UNSIGNED
 
 
 def counted(*lives: Life) -> dict[str, int]:
@@ -114,11 +119,11 @@ def test_what_the_workers_script_wrote_is_read_and_what_it_did_not_is_left_out()
         "i2": {"at": later, "beat": raw},
         "i3": {"at": "x", "beat": raw},
     }
-    (found,) = decode(json.dumps(told).encode(), "w1@h", NOW)
+    (found,) = decode(json.dumps(told).encode(), "w1@h", NOW, unsigned)
     assert (found.incarnation, found.seen_at, found.since) == ("i1", NOW - SECOND, NOW - SECOND)
-    assert decode(json.dumps(told).encode(), "another@h", NOW) == []
+    assert decode(json.dumps(told).encode(), "another@h", NOW, unsigned) == []
     for odd in (None, b"", b"\xff", b"[]", b'{"a": 1}', b'{"a": {"at": 1}}'):
-        assert decode(odd, "w1@h", NOW) == []
+        assert decode(odd, "w1@h", NOW, unsigned) == []
 
 
 def test_a_life_survives_the_database() -> None:

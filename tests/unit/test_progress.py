@@ -103,6 +103,8 @@ def test_all_paused_and_nothing_running_is_drained():
         "setAside": None,
         "setAsideByQueue": None,
         "unread": 0,
+        "unsigned": 2,
+        "forged": 0,
     }
 
 

@@ -68,9 +68,18 @@ def _ending(drain: DrainBody) -> str:
     told = f"{drain.ending} after {spell(drain.receipt.seconds)}: {counts}"
     if drain.receipt.is_empty:
         told += "; nobody was there to acknowledge it"
+    if drain.receipt.signed is not None and not drain.receipt.is_empty:
+        told += f"; on the word of {on_whose_word(drain.receipt.signed, drain.receipt.unsigned or 0)}"
     if drain.receipt.strangers:
         told += f"; not heard, and consuming there: {', '.join(drain.receipt.strangers)}"
     return told
+
+
+def on_whose_word(signed: int, unsigned: int) -> str:
+    """`3 workers, signed`, or of how many it is not."""
+    number = signed + unsigned
+    workers = f"{number} worker{'' if number == 1 else 's'}"
+    return f"{workers}, {f'{unsigned} of them unsigned' if unsigned else 'signed'}"
 
 
 def _fate(task: FollowedBody) -> str:

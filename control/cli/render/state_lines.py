@@ -81,8 +81,14 @@ def measures(metrics: MetricsBody, *, is_paused: bool) -> str:
     waiting = f" ({metrics.waiting} at a checkpoint)" if metrics.waiting else ""
     return (
         f"{word}running {metrics.running}{waiting}, stale {metrics.stale_running}, "
-        f"queued {metrics.queued}{_set_aside(metrics)} ({metrics.metrics_source}){_unread(metrics)}"
+        f"queued {metrics.queued}{_set_aside(metrics)} ({metrics.metrics_source}){_unread(metrics)}{_word(metrics)}"
     )
+
+
+def _word(metrics: MetricsBody) -> str:
+    """Where it is not all of them: who signs nothing can be spoken for by others."""
+    forged = f"; the heartbeats of {metrics.forged} are forged" if metrics.forged else ""
+    return (f"; {metrics.unsigned} of {metrics.workers} unsigned" if metrics.unsigned else "") + forged
 
 
 def _unread(metrics: MetricsBody) -> str:
@@ -180,6 +186,16 @@ def warnings(workers: Iterable[WorkerBody]) -> Iterator[str]:
             yield (
                 f"warning: {worker.nodename} has been silent since {stamp(worker.last_seen_at)}: it may be running "
                 f"anything (`sluicegate workers forget {typed(worker.nodename)}` once it is known to be dead)"
+            )
+        if worker.displaced:
+            yield (
+                f"warning: another life of {worker.nodename} has begun since, and cannot show that it took that one's "
+                f"place: it has not the same SLUICEGATE_STATE_DIR, or somebody forges it (docs/security.md)"
+            )
+        if worker.forged:
+            yield (
+                f"ALARM: what stands in the place of {worker.nodename}'s heartbeat is not its own: somebody who can "
+                f"write to this Redis forges it (docs/security.md)"
             )
         if worker.ahead:
             yield (
