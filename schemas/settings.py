@@ -190,7 +190,10 @@ STATE_DIR = Setting(
     name="SLUICEGATE_STATE_DIR",
     parse=_path,
     default=".sluicegate",
-    meaning="The folder for what outlives a process: a worker's last applied edition; the data of `sluicegate up`.",
+    meaning=(
+        "The folder for what outlives a process: a worker's last applied edition, and the key of its place; "
+        "the data of `sluicegate up`."
+    ),
     readers=(WORKER, CONTROL, CLIENT),
 )
 POLL_INTERVAL_MS = Setting(

@@ -28,7 +28,6 @@ from sluicegate.schemas.errors import InvalidInput
 
 LIFE: Final = "ed25519:"
 KEY_BYTES = 32
-SIGNATURE_BYTES = 64
 
 Sign = Callable[[bytes], bytes]
 Verify = Callable[[bytes, bytes, bytes], bool]
@@ -36,6 +35,8 @@ Verify = Callable[[bytes, bytes, bytes], bool]
 
 _TAIL = re.compile(rb',"sig":"([A-Za-z0-9+/]{86}==)"\}')
 _TAIL_BYTES = len(b',"sig":""}') + 88
+_PLACE = re.compile(rb',"place":\{"key":"([A-Za-z0-9+/]{43}=)","sig":"([A-Za-z0-9+/]{86}==)"\}')
+_PLACE_BYTES = len(b',"place":{"key":"","sig":""}') + 44 + 88
 
 
 class Forged(InvalidInput):
@@ -105,21 +106,16 @@ def read(raw: bytes, namespace: str, verify: Verify) -> tuple[Beat, Word]:
     told = raw[:-_TAIL_BYTES]
     if tail is None or not verify(key, _message(namespace, told), base64.b64decode(tail[1])):
         raise Forged("beat", f"is not signed by {beat.incarnation}")
-    return beat, Word(is_signed=True, place=_place(raw, namespace, beat, verify))
+    return beat, Word(is_signed=True, place=_place(told, namespace, beat, verify))
 
 
-def _place(raw: bytes, namespace: str, beat: Beat, verify: Verify) -> str | None:
+def _place(told: bytes, namespace: str, beat: Beat, verify: Verify) -> str | None:
     """The place that this life was shown to be of. Raises Forged where it claims one without showing it."""
-    # Nearly as cheap as to look for it: what is not there need not be parsed for.
-    if b'"place":' not in raw:
-        return None
-    claimed = json.loads(raw).get("place")
+    # Where it stands is known: to parse all of it once more would cost as much as a fifth of the signature's check.
+    claimed = _PLACE.fullmatch(told, max(0, len(told) - _PLACE_BYTES))
     if claimed is None:
         return None
-    try:
-        key, signature = _bytes(claimed["key"], KEY_BYTES), _bytes(claimed["sig"], SIGNATURE_BYTES)
-    except (TypeError, KeyError, ValueError):
-        raise Forged("beat.place", "is none") from None
+    key, signature = map(base64.b64decode, claimed.groups())
     if not verify(key, _birth(namespace, beat.nodename, beat.incarnation), signature):
         raise Forged("beat.place", "has not signed this life")
     return _text(key)
@@ -136,11 +132,3 @@ def _birth(namespace: str, nodename: str, incarnation: str) -> bytes:
 
 def _text(raw: bytes) -> str:
     return base64.b64encode(raw).decode()
-
-
-def _bytes(said: Any, length: int) -> bytes:
-    """Raises ValueError and TypeError for anything but so many bytes."""
-    raw = base64.b64decode(said, validate=True)
-    if len(raw) != length:
-        raise ValueError(f"{len(raw)} bytes")
-    return raw

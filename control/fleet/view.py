@@ -144,9 +144,10 @@ class Fleet:
         namespace: str,
         lease: timedelta,
         answers: Callable[[], Answers] = dict,
+        words: Words | None = None,
         needs_signed: bool = False,
     ) -> None:
-        """`needs_signed`: is a worker that does not sign its heartbeats never quiet?"""
+        """`words`: shared, so that nothing is checked twice. `needs_signed`: is who does not sign never quiet?"""
         self._database = database
         self._bus = bus
         self._broker = broker
@@ -154,7 +155,7 @@ class Fleet:
         self._lease = lease
         self._answers = answers
         self._needs_signed = needs_signed
-        self._words = Words(namespace)
+        self._words = words or Words(namespace)
         self._episodes = Episodes()
         self._outage = Outage("heartbeats")
         self._resources = FleetResources(bus)

@@ -13,6 +13,7 @@ from sluicegate.control.access.admission import Access
 from sluicegate.control.access.denials import Denials
 from sluicegate.control.audit.feed import Feed
 from sluicegate.control.fleet.view import Fleet
+from sluicegate.control.fleet.words import Words
 from sluicegate.control.governors import file as governors_file
 from sluicegate.control.governors import rows as governor_rows
 from sluicegate.control.governors import spend_rows
@@ -143,6 +144,7 @@ def compose(environ: Mapping[str, str]) -> Composition:
         broker=depths,
         namespace=namespace,
         lease=lease,
+        words=Words(namespace),
         needs_signed=settings.NEEDS_SIGNED_BEATS.read(environ),
     )
     fleet = fleet_of(database=database, answers=roll_call.answers)

@@ -33,9 +33,14 @@ class Attacker:
         self._namespace = stack.environ[NAMESPACE.name]
         self._nodename = nodename
         self._keys = OwnKeys(state_dir, self._namespace, nodename)
-        self._true = Beat.decode(self._redis.get(beat_key(self._namespace, nodename)) or b"")
+        self._true = Beat.decode(bytes(self._redis.execute_command("GET", beat_key(self._namespace, nodename))))
         self._seq = 10_000
         self.edition = Edition(0, 0)
+
+    @property
+    def life(self) -> str:
+        """The incarnation of its own life."""
+        return self._keys.incarnation
 
     def idle(self) -> Beat:
         """What would let a drain end: its own life, which has put in force what is ordered, and runs nothing."""
@@ -100,7 +105,7 @@ def test_l4_no_forged_heartbeat_ends_the_drain_of_a_worker_whose_task_runs(stack
                     shown = fleet.run([sys.executable, "-m", "sluicegate.control.cli", "status"]).stdout
                 assert any(one.nodename == worker.nodename and (one.forged or one.displaced) for one in told), told
                 assert worker.nodename in shown
-            until("it is heard again", lambda: fleet.client.read(scope).body.metrics.stale_running == 0)
+            until("the stranger's life is silent", partial(_is_silent, fleet, attacker.life), within_s=20)
             fleet.client.forget(worker.nodename, reason="a stranger's life")
             go.touch()
             made = until("the receipt is on record", partial(receipt_of, fleet, version))
@@ -120,6 +125,11 @@ def test_l4_no_forged_heartbeat_ends_the_drain_of_a_worker_whose_task_runs(stack
 def _is_running(fleet: Fleet, scope: str, version: int) -> bool:
     metrics = fleet.client.read(scope).body.metrics
     return metrics.running == 1 and not metrics.is_drained and not receipt_of(fleet, version)
+
+
+def _is_silent(fleet: Fleet, incarnation: str) -> bool:
+    states = {one.incarnation: one.state for one in fleet.client.workers().body.workers}
+    return states[incarnation] == WorkerState.UNKNOWN and set(states.values()) > {WorkerState.UNKNOWN}
 
 
 def _is_remembered(stack: Stack, nodename: str) -> bool:
