@@ -65,6 +65,14 @@ def costs_key(namespace: str) -> str:
     return f"sluicegate:{namespace}:costs"
 
 
+def sealed_cursor_key(namespace: str, task_id: str) -> str:
+    """The string key of the same cursor with the seal of a worker that has keys (`workers.cursor_seals`).
+
+    Below the name of `cursor_key`, so that an access rule made for that covers it.
+    """
+    return f"{cursor_key(namespace, task_id)}:sealed"
+
+
 def host_of(nodename: str) -> str:
     """The host part of a Celery nodename: what follows its last `@`."""
     return nodename.rpartition("@")[2]

@@ -134,6 +134,35 @@ def _words(*known: str) -> Callable[[str, str], frozenset[str]]:
     return parse
 
 
+@dataclass(frozen=True, slots=True)
+class CursorKeys:
+    """What seals cursors: the first of `secrets` those that are stored, any of them those that are read.
+
+    `takes_unsigned`: go on from cursors without a seal too, for as long as some workers have no keys yet.
+    """
+
+    secrets: tuple[bytes, ...]
+    takes_unsigned: bool = False
+
+    def __repr__(self) -> str:
+        return f"CursorKeys({len(self.secrets)} secrets, takes_unsigned={self.takes_unsigned})"
+
+
+UNSIGNED = "unsigned"
+LEAST_SECRET_CHARS = 32
+
+
+def _cursor_keys(text: str, name: str) -> CursorKeys:
+    words = [word.strip() for word in text.split(",")]
+    secrets = tuple(word.encode() for word in words if word != UNSIGNED)
+    if not secrets:
+        raise InvalidSetting(name, f"has no key beside {UNSIGNED!r}")
+    # A secret stands in no message.
+    if any(len(secret) < LEAST_SECRET_CHARS for secret in secrets):
+        raise InvalidSetting(name, f"has a key of fewer than {LEAST_SECRET_CHARS} characters")
+    return CursorKeys(secrets, UNSIGNED in words)
+
+
 WORKER, CONTROL, CLIENT = "worker", "control plane", "commands"
 
 ENABLED = Setting(
@@ -239,6 +268,17 @@ CURSOR_KEPT_S = Setting(
     parse=_count(3600, 31_536_000),
     default="2592000",
     meaning="How long the cursor of a task that stopped is kept, in seconds; it is deleted when the task ends.",
+    readers=(WORKER,),
+)
+CURSOR_KEYS = Setting(
+    name="SLUICEGATE_CURSOR_KEYS",
+    parse=_cursor_keys,
+    default=None,
+    meaning=(
+        "The secrets that cursors are sealed with, the same on all workers: at least 32 characters each, separated by "
+        "commas. The first seals, each opens; the word `unsigned` among them takes cursors without a seal too. Without "
+        "it, whoever can write to the Redis of the state can say where a task goes on."
+    ),
     readers=(WORKER,),
 )
 IN_HAND_S = Setting(

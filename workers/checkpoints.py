@@ -42,10 +42,13 @@ class Station(Protocol):
     def rest(self, seconds: float) -> None:
         """What a waiting task does between two looks."""
 
-    def keep_cursor(self, task_id: str, cursor: Any) -> bool:
-        """Keep `cursor` for the next run of this task; False where it cannot be stored now. Raises InvalidInput."""
+    def keep_cursor(self, task: Any, cursor: Any) -> bool:
+        """Keep `cursor` for the next run of this running task; False where it cannot be stored now.
 
-    def load_cursor(self, task_id: str, *, is_redelivered: bool) -> Any:
+        Raises InvalidInput.
+        """
+
+    def load_cursor(self, task: Any) -> Any:
         """What was kept last, or None; of a run that ended only where this is its very message once more."""
 
 
@@ -103,8 +106,7 @@ def resume_cursor() -> Any:
     task = None if station is None else station.current_task()
     if station is None or task is None:
         return None
-    is_redelivered = bool((task.request.delivery_info or {}).get("redelivered"))
-    return station.load_cursor(task.request.id, is_redelivered=is_redelivered)
+    return station.load_cursor(task)
 
 
 def resumable(items: Iterable[T], *, every: int = 1) -> Iterator[T]:
@@ -146,7 +148,7 @@ def _stop(cursor: Any) -> None:
         return
     task_id = str(task.request.id)
     # First, so that a crash from here on repeats nothing that is done.
-    is_kept = cursor is None or station.keep_cursor(task_id, cursor)
+    is_kept = cursor is None or station.keep_cursor(task, cursor)
     does_yield = way_of(task) == YIELD
     if does_yield and is_kept:
         raise Yielded
@@ -155,7 +157,7 @@ def _stop(cursor: Any) -> None:
         while station.is_quiesced(task):
             # A sleep: a soft time limit, a revoke with terminate and gevent's timeout end it as they end any other.
             station.rest(LOOK_EVERY_S)
-            is_kept = is_kept or station.keep_cursor(task_id, cursor)
+            is_kept = is_kept or station.keep_cursor(task, cursor)
             # Where the worker stops, one that waits would keep it from that for as long as the hold lasts: it goes
             # too, if a later run can go on from here.
             may_leave = does_yield or (cursor is not None and _is_declared(task) and station.is_leaving())

@@ -29,9 +29,9 @@ from sluicegate.workers import log as log_fields
 from sluicegate.workers.celery_inside.children import note_starts_in_children
 from sluicegate.workers.celery_inside.choose import refuse_other_redis, sides_of
 from sluicegate.workers.celery_inside.ends import tell_ends
-from sluicegate.workers.celery_inside.requests import current_task, queue_told, subject_of
+from sluicegate.workers.celery_inside.requests import current_task, origin_told, queue_told, subject_of
 from sluicegate.workers.celery_inside.self_check import judge, read, refuse_strategies, say
-from sluicegate.workers.celery_inside.yields import prepare_tasks
+from sluicegate.workers.celery_inside.yields import has_declared, prepare_tasks
 from sluicegate.workers.cell import Cell
 from sluicegate.workers.checkpoints import open_station
 from sluicegate.workers.costs import open_purse
@@ -192,10 +192,16 @@ class Member:
             note_waiting=self._pool.note_waiting,
             rest=self._rest,
             queue_of=queue_told,
+            origin_of=origin_told,
         )
         tell_ends(self.worker.app, self.hands.run_ends)
         prepare_tasks(self.worker.app, station, self.hands.hand_back.take_yielded)
         open_station(station, cell.flags)
+        if not cursors.is_sealing and has_declared(self.worker.app):
+            log.warning(
+                "sluicegate: %s is not set: whoever can write to the Redis of the state can say where tasks go on",
+                settings.CURSOR_KEYS.name,
+            )
 
     def _listen(self) -> None:
         """For what Celery and Python say of the life of this process and of its children."""
@@ -280,6 +286,7 @@ def _cursors_of(namespace: str, state: Place, environ: Mapping[str, str]) -> Cur
         lambda: connect(state),
         most_bytes=settings.CURSOR_MAX_BYTES.read(environ),
         kept_s=settings.CURSOR_KEPT_S.read(environ),
+        keys=settings.CURSOR_KEYS.read_or_none(environ),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -12,6 +13,7 @@ from sluicegate.schemas.errors import Unavailable
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.scopes import Subject
 from sluicegate.workers.cell import Cell
+from sluicegate.workers.cursor_seals import Origin
 from sluicegate.workers.cursors import Cursors
 from sluicegate.workers.log import logger
 from sluicegate.workers.scoped_table import Table
@@ -27,7 +29,7 @@ class Station:
 
     `current_task` tells the task that runs where it is asked; None where none does that the worker started.
     `note_waiting` and `rest` are the pool's: who waits where, and what a waiting task does between two looks.
-    `queue_of` tells the queue that a task came from, by its `task.request`.
+    `queue_of` tells the queue that a task came from, by its `task.request`; `origin_of` its message.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class Station:
         note_waiting: Callable[[str, bool], None],
         rest: Callable[[float], None],
         queue_of: Callable[[Any], str | None],
+        origin_of: Callable[[Any], Origin],
     ) -> None:
         self._cell = cell
         self._table = table
         self._cursors = cursors
         self._is_away = False
         self._queue_of = queue_of
+        self._origin_of = origin_of
         self.current_task = current_task
         self.note_waiting = note_waiting
         self.rest = rest
@@ -68,10 +72,11 @@ class Station:
         """Has the worker been told to stop?"""
         return self._cell.is_leaving
 
-    def keep_cursor(self, task_id: str, cursor: Any) -> bool:
+    def keep_cursor(self, task: Any, cursor: Any) -> bool:
         """Is it stored? False where Redis is away: the task must stay where it is. Raises InvalidInput."""
+        task_id = str(task.request.id)
         try:
-            self._cursors.store(task_id, cursor)
+            self._cursors.store(task_id, cursor, self._origin(task))
         except (RedisError, OSError) as error:
             if not self._is_away:
                 self._is_away = True
@@ -81,12 +86,13 @@ class Station:
         self._on_cursor()
         return True
 
-    def load_cursor(self, task_id: str, *, is_redelivered: bool) -> Any:
+    def load_cursor(self, task: Any) -> Any:
         """Raises Unavailable where Redis is away for long: to begin anew would repeat what is done."""
+        task_id, origin = str(task.request.id), self._origin(task)
         ends_at = time.monotonic() + PATIENCE_S
         while True:
             try:
-                cursor = self._cursors.load(task_id, is_redelivered=is_redelivered)
+                cursor = self._cursors.load(task_id, origin)
             except (RedisError, OSError) as error:
                 if time.monotonic() > ends_at:
                     raise Unavailable(f"the cursor of {task_id} cannot be read: {error}") from error
@@ -103,6 +109,9 @@ class Station:
         except (RedisError, OSError) as error:
             # It goes away by itself, and nobody asks for it again.
             log.warning("sluicegate: the cursor of %s stays for now (%s)", task_id, error)
+
+    def _origin(self, task: Any) -> Origin:
+        return replace(self._origin_of(task.request), task=str(task.name))
 
     def let_go(self, task_id: str) -> None:
         """The task goes on in another run: its cursor stays."""

@@ -28,7 +28,7 @@ def worker_rules(namespace: str) -> tuple[str, ...]:
 
     `eval` is how it beats. A script is held to the same rules as a command.
     """
-    commands = ("+get", "+subscribe", "+unsubscribe", "+eval", "+time", "+set", "+zadd", "+del", "+xadd")
+    commands = ("+get", "+getrange", "+subscribe", "+unsubscribe", "+eval", "+time", "+set", "+zadd", "+del", "+xadd")
     written = (beat_key(namespace, "*"), beats_key(namespace), cursor_key(namespace, "*"))
     told = costs_key(namespace)
     keys = (f"%R~{snapshot_key(namespace)}", *(f"~{key}" for key in written), f"%W~{told}")

@@ -7,6 +7,7 @@
     STATE_DIR/database.env   mode 0600: the database as its owner; for `sluicegate db`, `token` and `audit verify`
     STATE_DIR/owner.json     mode 0600: the owner's token
     STATE_DIR/signing.key    mode 0600: the private key that signs the state
+    STATE_DIR/cursor.keys    mode 0600: what the workers seal cursors with, as SLUICEGATE_CURSOR_KEYS has it
     STATE_DIR/ports.json     the ports of the last run, taken again where they are free
     STATE_DIR/postgres/ valkey/ *.log
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 import shlex
 import signal
 import sys
@@ -76,6 +78,7 @@ class Stack:
         self._control: ServerProcess | None = None
         self._lock: int | None = None
         self._public_key = ""
+        self._cursor_keys = ""
         self._token = ""
 
     @property
@@ -92,6 +95,7 @@ class Stack:
             **self._shared,
             settings.URL.name: self.url,
             settings.TOKEN.name: self._token,
+            settings.CURSOR_KEYS.name: self._cursor_keys,
             settings.STATE_DIR.name: str(self.state_dir),
         }
 
@@ -130,7 +134,7 @@ class Stack:
         try:
             self.postgres.start()
             self.valkey.start()
-            self._make_key()
+            self._make_keys()
             migrate.upgrade(self.postgres.url)
             grants.create_role(self.postgres.url, CONTROL_ROLE)
             grants.grant(self.postgres.url, CONTROL_ROLE)
@@ -258,10 +262,16 @@ class Stack:
             os.close(self._lock)
             self._lock = None
 
-    def _make_key(self) -> None:
-        if not self._key_file.exists():
+    def _make_keys(self) -> None:
+        is_new = not self._key_file.exists()
+        if is_new:
             signing_key.create(self._key_file)
         self._public_key = signing_key.public_of(self._key_file)
+        file = self.state_dir / "cursor.keys"
+        if not file.exists():
+            # In the directory of an earlier version tasks may wait whose cursors have no seal: they go on from these.
+            _write_private(file, secrets.token_urlsafe(32) + ("" if is_new else f",{settings.UNSIGNED}") + "\n")
+        self._cursor_keys = file.read_text().strip()
 
     def _owners_token(self) -> str:
         """The stored token where the database still knows it as this actor's; else a new one."""

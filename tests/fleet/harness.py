@@ -593,6 +593,7 @@ _WORKER_SETTINGS = [
     settings.REDIS_URL.name,
     settings.BROKER_URL.name,
     settings.PUBLIC_KEYS.name,
+    settings.CURSOR_KEYS.name,
     settings.NAMESPACE.name,
     settings.URL.name,
     settings.TOKEN.name,

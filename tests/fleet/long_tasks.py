@@ -17,6 +17,7 @@ from typing import Any
 
 from celery import current_task
 
+from sluicegate.workers.cursor_seals import UNTOLD, Origin
 from sluicegate.workers.cursors import Cursors
 from tests.fleet.app import RECORDS, Stepping, app
 from tests.fleet.long_runs import EARLY, KINDS, SURE
@@ -29,8 +30,8 @@ _store = Cursors.store
 
 
 @wraps(_store)
-def _store_and_tell(self: Cursors, task_id: str, cursor: Any) -> None:
-    _store(self, task_id, cursor)
+def _store_and_tell(self: Cursors, task_id: str, cursor: Any, origin: Origin = UNTOLD) -> None:
+    _store(self, task_id, cursor, origin)
     # Only what the server has confirmed: a crash in between leaves a safe cursor that nobody counts on.
     request: Any = current_task.request
     seq = int(request.args[0])

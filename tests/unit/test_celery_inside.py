@@ -62,6 +62,8 @@ def test_the_installed_version_is_one_that_was_read(package):
 @pytest.mark.parametrize(
     ("what", "says"),
     [
+        (request.Request.__init__, "'properties': properties,"),
+        (virtual.Channel._inplace_augment_message, "delivery_tag=self._next_delivery_tag()"),
         # Every start goes through _process_task, looked up at call time where a semaphore guards the pool.
         (WorkController._process_task_sem, "self._quick_acquire(self._process_task, req)"),
         (WorkController._process_task, "req.execute_using_pool(self.pool)"),

@@ -15,13 +15,16 @@ from sluicegate import checkpoint, resumable, resume_cursor
 from sluicegate.schemas.errors import InvalidInput, InvalidSetting
 from sluicegate.schemas.modes import Mode
 from sluicegate.schemas.snapshots import Edition
-from sluicegate.workers.celery_inside.requests import current_task
+from sluicegate.workers.celery_inside.requests import current_task, origin_told
 from sluicegate.workers.celery_inside.yields import prepare_tasks
 from sluicegate.workers.cell import STOPPING, Cell, pack
 from sluicegate.workers.checkpoints import Yielded, open_station, way_of
+from sluicegate.workers.cursor_seals import Origin
 from sluicegate.workers.cursors import Cursors
 from sluicegate.workers.scoped_table import Table
 from sluicegate.workers.station import Station
+
+AGAIN = Origin(is_redelivered=True)
 
 
 class Post:
@@ -52,14 +55,14 @@ class Post:
         self.rests -= 1
         self.leaves_after -= 1
 
-    def keep_cursor(self, task_id: str, cursor: Any) -> bool:
+    def keep_cursor(self, task: Any, cursor: Any) -> bool:
         self.is_away -= 1
         if self.is_away >= 0:
             return False
         self.stored.append(cursor)
         return True
 
-    def load_cursor(self, task_id: str, *, is_redelivered: bool) -> Any:
+    def load_cursor(self, task: Any) -> Any:
         return self.stored[-1] if self.stored else None
 
 
@@ -223,10 +226,10 @@ def test_a_message_that_comes_again_after_its_task_ended_goes_on_from_the_last_c
     cursors.store("t1", 7)
     cursors.drop("t1")
     assert cursors.load("t1") is None
-    assert cursors.load("t1", is_redelivered=True) == 7
+    assert cursors.load("t1", AGAIN) == 7
     assert 0 < cursors._redis.ttl("sluicegate:default:cursor:t1:ended") <= 3600
     cursors.store("t1", 9)
-    assert cursors.load("t1", is_redelivered=True) == 9
+    assert cursors.load("t1", AGAIN) == 9
 
 
 def test_a_task_without_a_cursor_costs_no_command_when_it_ends(cursors):
@@ -280,6 +283,7 @@ def run_by_tracer(app: Celery, task: Any, cursors: Cursors) -> None:
         note_waiting=lambda *_: None,
         rest=lambda _: cell.store(pack(Mode.RUN, Edition(1, 3))),
         queue_of=lambda _: None,
+        origin_of=origin_told,
     )  # fmt: skip
     prepare_tasks(app, station, lambda _: None)
     open_station(station, cell.flags)
@@ -305,7 +309,7 @@ def test_a_cursor_goes_with_its_task_whether_or_not_it_declares_a_way(
 
     run_by_tracer(app, work, cursors)
     assert cursors.load("t1") == (7 if is_kept else None)
-    assert cursors.load("t1", is_redelivered=True) == 7
+    assert cursors.load("t1", AGAIN) == 7
 
 
 def test_celery_is_not_asked_for_the_ends_of_tasks_that_have_no_cursor(

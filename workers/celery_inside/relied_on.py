@@ -63,6 +63,8 @@ What is relied on, by the module that does (in brackets)     where it stands
 - `state.requests`, `.reserved_requests`, `.active_requests`, `.scheduled_requests` (5.7)   celery/worker/state.py
 - `state.all_total_count[0]`, one more with each task that the pool accepts   celery/worker/state.py
 - a task's `request` has what its message's headers had, and `delivery_info`   celery/app/task.py (Context)
+- its `properties` are the message's; on a virtual transport `delivery_tag` is among them, made when it is sent, and a
+  message that goes back to its queue keeps it   celery/worker/request.py, kombu/transport/virtual/base.py
 [waiting]
 - `Consumer.task_buckets`, `TokenBucket.contents`             celery/worker/consumer/consumer.py, kombu/utils/limits.py
 - ETA entries on the timer with the request as first argument celery/worker/strategy.py (call_at), kombu/.../timer.py

@@ -15,6 +15,7 @@ from sluicegate.workers.celery_inside.marks import ARRIVAL, QUEUE
 from sluicegate.workers.celery_inside.redis_debts import (
     Arrival,
 )
+from sluicegate.workers.cursor_seals import MAX_TAG_CHARS, Origin
 from sluicegate.workers.log import logger
 
 log = logger(__name__)
@@ -49,6 +50,21 @@ def tell_queue(request: Any) -> None:
 def queue_told(context: Any) -> str | None:
     """The queue of a running task, by its `task.request`; None where it is not known."""
     return _default_queue(context.delivery_info or {}) or getattr(context, QUEUE, None)
+
+
+def origin_told(context: Any) -> Origin:
+    """Which message a running task is a run of, by its `task.request`.
+
+    On Redis its delivery tag is made when it is sent, and stays however often it is handed back or given out again.
+    AMQP counts deliveries, which is no name of a message.
+    """
+    tag = (getattr(context, "properties", None) or {}).get("delivery_tag")
+    retries = context.retries
+    return Origin(
+        tag=tag[:MAX_TAG_CHARS] if isinstance(tag, str) else None,
+        retries=retries if type(retries) is int else 0,
+        is_redelivered=bool((context.delivery_info or {}).get("redelivered")),
+    )
 
 
 def current_task() -> Any:

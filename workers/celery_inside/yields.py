@@ -39,6 +39,11 @@ def prepare_tasks(app: Any, station: Station, on_yield: Callable[[Any], None]) -
             log.debug("sluicegate: %s yields when it is quiesced", name)
 
 
+def has_declared(app: Any) -> bool:
+    """Does a task of this app say what it does when it is quiesced?"""
+    return any(hasattr(task, "on_quiesce") for task in app.tasks.values())
+
+
 def _minding_every_cursor(station: Station) -> Callable[[], None]:
     """For tasks that declare nothing and have a cursor all the same: one that waits gives it, in case it is killed.
 

@@ -17,14 +17,15 @@ class _Shelf:
     def __init__(self) -> None:
         self._kept: dict[str, bytes] = {}
 
-    def get(self, key: str) -> bytes | None:
-        return self._kept.get(key)
+    def getrange(self, key: str, start: int, end: int) -> bytes:
+        return self._kept.get(key, b"")[start : end + 1]
 
     def set(self, key: str, value: bytes, **_: Any) -> None:
         self._kept[key] = value
 
-    def delete(self, key: str) -> None:
-        self._kept.pop(key, None)
+    def delete(self, *keys: str) -> None:
+        for key in keys:
+            self._kept.pop(key, None)
 
 
 def cursors_in_memory() -> Cursors:

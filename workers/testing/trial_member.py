@@ -13,7 +13,7 @@ from sluicegate.schemas.names import host_of
 from sluicegate.schemas.scopes import Subject
 from sluicegate.schemas.snapshots import Snapshot
 from sluicegate.workers.celery_inside.in_trial import is_told_to_stop, trial_sides_of
-from sluicegate.workers.celery_inside.requests import current_task, queue_told, subject_of
+from sluicegate.workers.celery_inside.requests import current_task, origin_told, queue_told, subject_of
 from sluicegate.workers.celery_inside.self_check import refuse_strategies
 from sluicegate.workers.celery_inside.yields import prepare_tasks
 from sluicegate.workers.cell import Cell
@@ -73,6 +73,7 @@ class TrialMember:
             note_waiting=sides.pool.note_waiting,
             rest=self._rest,
             queue_of=queue_told,
+            origin_of=origin_told,
         )
 
     def prepare_tasks(self) -> None:

@@ -73,12 +73,12 @@ class TrialRun:
         self.has_waited = True
         self._looks += 1
 
-    def keep_cursor(self, task_id: str, cursor: Any) -> bool:
+    def keep_cursor(self, task: Any, cursor: Any) -> bool:
         """There is one task in a trial; raises InvalidInput."""
         self._cursors.store(_TASK, cursor)
         return True
 
-    def load_cursor(self, task_id: str, *, is_redelivered: bool) -> Any:
+    def load_cursor(self, task: Any) -> Any:
         """What it was given, or stored last."""
         return self._cursors.load(_TASK)
 
