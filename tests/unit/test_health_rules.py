@@ -97,7 +97,7 @@ def test_a_driver_that_is_down_holds_the_host_where_there_were_gpus_and_only_the
 
 
 @pytest.mark.parametrize(
-    "state", set(DriverState) - {DriverState.NOT_LOADED, DriverState.MISMATCH, DriverState.UNRESPONSIVE}
+    "state", sorted(set(DriverState) - {DriverState.NOT_LOADED, DriverState.MISMATCH, DriverState.UNRESPONSIVE})
 )
 def test_no_other_state_of_a_driver_holds_a_worker_without_gpus_or_lets_go_of_one_that_lost_its_gpu(
     state: DriverState,
