@@ -86,18 +86,21 @@ def test_what_a_probe_reads_is_seen_by_every_way_and_a_fault_at_once(
 def test_a_driver_that_hangs_delays_no_task_and_no_heartbeat_and_no_pool_child_calls_it(
     fleet: Fleet, nvml: FakeNvml
 ) -> None:
-    fleet.start()
-    until("its GPUs are seen", lambda: len(gpus_of(fleet)) == 2)
-    probe = probe_of(fleet)
+    """The worker of that device holds itself; the one of the other device does all the work."""
+    for name, gpu in (("w1", 0), ("w2", 1)):
+        fleet.start(name, environ={"CUDA_VISIBLE_DEVICES": nvml.uuid(gpu)})
+    until("their GPUs are seen", lambda: gpus_of(fleet, "w1") and gpus_of(fleet, "w2"))
+    probes = [probe_of(fleet, name) for name in ("w1", "w2")]
     nvml.say({"hang.nvmlDeviceGetTemperature": "0"})
-    until("it is seen as hung", lambda: gpus_of(fleet)[0]["state"] == "unresponsive")
+    until("it is seen as hung", lambda: gpus_of(fleet, "w1")[0]["state"] == "unresponsive")
     fleet.send_naps(20, 0.01)
     fleet.wait_done()
-    assert worker_of(fleet, "w1")["state"] == WorkerState.RUNNING
-    assert probe_of(fleet) == probe
-    assert {pid for pid, _ in nvml.calls()} == {probe.pid}
+    assert gpus_of(fleet, "w2")[0]["state"] == "serving"
+    assert worker_of(fleet, "w1")["state"] != WorkerState.UNKNOWN
+    assert [probe_of(fleet, name) for name in ("w1", "w2")] == probes
+    assert {pid for pid, _ in nvml.calls()} == {probe.pid for probe in probes}
     nvml.say({"hang.nvmlDeviceGetTemperature": None})
-    until("it serves again", lambda: gpus_of(fleet)[0]["state"] == "serving")
+    until("it serves again", lambda: gpus_of(fleet, "w1")[0]["state"] == "serving")
 
 
 def test_a_worker_that_is_killed_takes_its_probe_along_and_one_that_stops_too(fleet: Fleet, nvml: FakeNvml) -> None:
