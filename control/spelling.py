@@ -9,11 +9,13 @@ from sluicegate.control.audit.feed import Page
 from sluicegate.control.holds.drain_rows import Told
 from sluicegate.control.holds.namespaces import Truth
 from sluicegate.control.pausing.change import Done
+from sluicegate.control.pausing.own_records import ClearedHolds
 from sluicegate.control.pausing.read import HoldStory, Previewed, State
 from sluicegate.control.pausing.recovery import Raised
 from sluicegate.schemas.api.audit import AuditAnswer, AuditQuery, AuditTail, EventBody, LatestEvent
 from sluicegate.schemas.api.epoch import EpochAnswer
 from sluicegate.schemas.api.holds import AtPauseBody, DrainBody, FollowedBody, HoldAnswer, HoldBody, ReceiptBody
+from sluicegate.schemas.api.own_holds import ClearAnswer
 from sluicegate.schemas.api.pausing import ChangeAnswer, MetricsBody, PauseAnswer, PreviewAnswer, SystemBody
 from sluicegate.schemas.errors import InvalidInput
 from sluicegate.schemas.times import from_wire_or_none
@@ -59,6 +61,12 @@ def epoch_of(raised: Raised) -> EpochAnswer:
             "system": system_of(raised.truth),
         }
     )
+
+
+def cleared_of(done: ClearedHolds) -> ClearAnswer:
+    """What a worker is told to let go of."""
+    held = [HoldBody.of(hold) for hold in done.holds]
+    return ClearAnswer(nodename=done.worker, cleared=held, published=done.published)
 
 
 def preview_of(seen: Previewed) -> PreviewAnswer:

@@ -183,8 +183,8 @@ class Beat:
     and stands in none of the three has finished. None: this worker does not tell (it is older, or there were too many).
     `beside`: the consumer steps of its app that handle messages and do not ask the gate.
 
-    `local_holds`: those that the worker placed on itself, and those that it only warns of; None: it does not tell (it is
-    older). They were looked up after `applied`: what stands on record there and is not among them has been released.
+    `local_holds`: those that the worker placed on itself, and those that it only warns of; None: it does not tell (it
+    is older). They were looked up after `applied`: what stands on record there and is not among them has been released.
 
     `fingerprint` is that of the holds of `applied` (None: not said). `fence`: nothing older is taken there; it is above
     `applied` in a life that has applied nothing yet. `shown`: the signed envelope that is in force there, while what is

@@ -92,8 +92,8 @@ class Gate(Generic[R]):
     are held and others are not. `wake` is called after every flip, from whichever thread made it: the consumer's thread
     must then do what `take_duty` names, and `acknowledge` it. `on_applied` is called when an acknowledgement has been
     made, from the consumer's thread. `on_scoped` is called under the lock, before a flip to or from a state in which
-    some tasks are held. `is_own` tells the record of a hold that this worker placed on itself: that one is in force here
-    as a local hold or not at all, so that it ends when the worker says so, whoever else is away.
+    some tasks are held. `is_own` tells the record of a hold that this worker placed on itself: that is in force here as
+    a local hold or not at all, so that it ends when the worker says so, whoever else is away.
     `has_opened`: was it ever open, so that something may have run here?
     """
 

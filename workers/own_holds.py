@@ -3,8 +3,8 @@
 Who judges (the rules of health and capacity) calls `inherit` when the worker is put together, and then for each
 judgement `inherited`, `cleared` and `take`. Three things come from elsewhere, and are told to the judge:
 
-- what an earlier life of this worker left: from its file, and from the record where the file is lost. It holds until the
-  judge has been told of it, and by then it is the judge's to release.
+- what an earlier life of this worker left: from its file, and from the record where the file is lost. It holds until
+  the judge has been told of it, and by then it is the judge's to release.
 - what an operator cleared (`sluicegate health clear`): it is let go of here, once, and what was seen before counts no
   more.
 
@@ -68,8 +68,8 @@ class OwnHolds:
     def inherit(self) -> None:
         """Somebody judges from now on: what an earlier life left in its file is in force at once.
 
-        Where this is never called (no probe, or its kill switch), the worker holds itself by nothing, and tells so: what
-        stands on record is released.
+        Where this is never called (no probe, or its kill switch), the worker holds itself by nothing, and tells so:
+        what is on record is released.
         """
         with self._lock:
             self._is_judged = True
@@ -79,7 +79,7 @@ class OwnHolds:
                 self._take_over(hold)
 
     def inherited(self) -> tuple[LocalHold, ...]:
-        """What an earlier life left and the judge was not told of yet. Each is told once, and is his to keep or release.
+        """What an earlier life left and the judge was not told of yet. Each is told once, and then the judge's.
 
         To be asked right before a judgement: what has not been told stays in force, whatever is taken.
         """

@@ -42,7 +42,7 @@ class Report:
         resources: Callable[[], Resources | None] = lambda: None,
         own_holds: Callable[[], tuple[LocalHold, ...]] = tuple,
     ) -> None:
-        """`resources`: what is to be said of the host and its GPUs now; `own_holds`: what the worker holds itself by."""
+        """`resources`: what is to be said of the host and its GPUs now; `own_holds`: what it holds itself by."""
         self._identity = identity
         self._resources = resources
         self._own_holds = own_holds

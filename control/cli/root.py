@@ -7,7 +7,7 @@ import sys
 import click
 
 from sluicegate.control.cli.verb import Noun, reported
-from sluicegate.control.cli.verbs import audit, change, database, epoch, governors, keys, show, tokens
+from sluicegate.control.cli.verbs import audit, change, database, epoch, governors, health, keys, show, tokens
 from sluicegate.control.cli.verbs.acl import acl
 from sluicegate.control.cli.verbs.aside import aside
 from sluicegate.control.cli.verbs.serve import serve
@@ -45,6 +45,7 @@ for verb in (
     show.holds,
     show.workers,
     governors.governors,
+    health.health,
     epoch.epoch,
     audit.audit,
     database.db,

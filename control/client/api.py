@@ -6,6 +6,7 @@
     GET  /api/holds/{hold_id}                 Client.hold
     GET  /api/workers                         Client.workers
     POST /api/workers/{nodename}/forget       Client.forget
+    POST /api/workers/{nodename}/clear-health Client.clear_health
     POST /api/system/epoch                    Client.raise_epoch
     GET  /api/audit                           Client.audit
     …    /api/governors                       Client.governors (control.client.governors)
@@ -32,6 +33,7 @@ from sluicegate.schemas.api.audit import AuditAnswer
 from sluicegate.schemas.api.base import Wire
 from sluicegate.schemas.api.epoch import EpochAnswer, EpochRequest
 from sluicegate.schemas.api.holds import HoldAnswer
+from sluicegate.schemas.api.own_holds import ClearAnswer, ClearRequest
 from sluicegate.schemas.api.pausing import ChangeAnswer, PauseAnswer, PauseRequest, PreviewAnswer
 from sluicegate.schemas.api.workers import ForgetAnswer, ForgetRequest, WorkersAnswer
 from sluicegate.schemas.errors import InvalidSetting, Unavailable
@@ -121,6 +123,11 @@ class Client:
         path = f"/api/workers/{_quoted(nodename)}/forget"
         # Not tried twice: the second try would find it forgotten, and report the success as a failure.
         return self._typed(self._send("POST", path, json=ForgetRequest(reason=reason).to_json()), ForgetAnswer)
+
+    def clear_health(self, nodename: str, *, reason: str, rule: str | None = None) -> Reply[ClearAnswer]:
+        """Have a worker let go of what it holds itself for, and judge anew; NotFound where it is not known."""
+        path = f"/api/workers/{_quoted(nodename)}/clear-health"
+        return self._typed(self._send("POST", path, json=ClearRequest(reason=reason, rule=rule).to_json()), ClearAnswer)
 
     def raise_epoch(self, *, reason: str, above: str | None = None) -> Reply[EpochAnswer]:
         """Go above what workers stand at, or above the edition `above`; Refused where no worker is ahead."""

@@ -1,8 +1,8 @@
 """The holds that workers place on themselves, on record: placed and released by what they tell, cleared by operators.
 
 The record is not what holds: a worker is held by itself, before it tells of it. So a record may come late, and what is
-on record twice or not at all would be wrong in words alone. What is to be done is decided by `schemas.health.recording`,
-from the truth under the row lock; what was done by a turn that was cut off is not done again by the next.
+on record twice or not at all would be wrong in words alone. What is to be done, `schemas.health.recording` decides from
+the truth under the row lock; what was done by a turn that was cut off is not done again by the next.
 """
 
 from __future__ import annotations

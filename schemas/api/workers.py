@@ -11,6 +11,7 @@ from pydantic import Field, WithJsonSchema
 from sluicegate.schemas.api.base import Answer, Asked, Instant
 from sluicegate.schemas.api.resources import ResourcesBody
 from sluicegate.schemas.beats import RunningTask
+from sluicegate.schemas.health.local_holds import LocalHold
 from sluicegate.schemas.progress import WorkerView, has_work_of, is_of
 from sluicegate.schemas.scopes import Scope, Subject
 
@@ -28,6 +29,33 @@ class RunningBody(Answer):
     def of(cls, task: RunningTask) -> Self:
         """The task as its worker tells of it."""
         return cls(id=task.id, name=task.name, started_at=task.started_at, waiting=task.is_waiting, queue=task.queue)
+
+
+class LocalHoldBody(Answer):
+    """A hold that a worker placed on itself, as it tells of it now. `shadow`: its rule only warns."""
+
+    rule: str
+    cause: str
+    scope: str
+    mode: str
+    reason: str
+    since: Instant
+    numbers: dict[str, int | float | str | None]
+    shadow: bool
+
+    @classmethod
+    def of(cls, hold: LocalHold) -> Self:
+        """As its worker tells of it."""
+        return cls(
+            rule=hold.rule,
+            cause=str(hold.cause),
+            scope=str(hold.scope),
+            mode=hold.mode.word,
+            reason=hold.reason,
+            since=hold.since,
+            numbers=hold.numbers,
+            shadow=hold.is_shadow,
+        )
 
 
 class WorkerBody(Answer):
@@ -65,6 +93,7 @@ class WorkerBody(Answer):
     signed: bool | None = None
     forged: bool = False
     displaced: bool = False
+    local_holds: list[LocalHoldBody] = Field(default_factory=list)
     last_seen_at: Instant
     lease_expires_at: Instant
 
@@ -95,6 +124,7 @@ class WorkerBody(Answer):
             stands_at=str(beat.stands_at) if worker.is_ahead else None,
             clock_ahead_s=worker.clock_ahead_s,
             namesakes=worker.namesakes,
+            local_holds=[LocalHoldBody.of(hold) for hold in beat.local_holds or ()],
             resources=ResourcesBody.of(beat.resources, worker.sighting.seen_at),
             signed=worker.is_signed,
             forged=worker.is_forged,

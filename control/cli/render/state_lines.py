@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from sluicegate.control.cli.spans import spell
 from sluicegate.schemas.api.epoch import EpochAnswer
 from sluicegate.schemas.api.holds import HoldBody
+from sluicegate.schemas.api.own_holds import ClearAnswer
 from sluicegate.schemas.api.pausing import ChangeAnswer, MetricsBody, SystemBody
 from sluicegate.schemas.api.workers import WorkerBody
 from sluicegate.schemas.beats import WorkerState
@@ -165,6 +166,26 @@ def worker_rows(workers: Iterable[WorkerBody]) -> list[Sequence[object]]:
         )
         for worker in sorted(workers, key=_urgency)
     ]
+
+
+def idle(workers: Iterable[WorkerBody]) -> Iterator[str]:
+    """Why each worker holds itself, and what must change: a line for each rule."""
+    for worker in workers:
+        if worker.state != WorkerState.GONE:
+            for hold in worker.local_holds:
+                verb = "would hold" if hold.shadow else "holds"
+                whom = "itself" if hold.scope == f"worker:{worker.nodename}" else hold.scope
+                yield f"{worker.nodename} {verb} {whom} ({hold.rule}): {hold.reason}"
+
+
+def cleared(answer: ClearAnswer) -> Iterator[str]:
+    """What a worker was told to let go of."""
+    for hold in answer.cleared:
+        yield f"cleared {hold.source} of {answer.nodename}: it lets go of {hold.scope} when it hears of it"
+    if not answer.cleared:
+        yield f"{answer.nodename} holds itself for nothing of that"
+    if not answer.published:
+        yield NOT_PUBLISHED
 
 
 def agreement(workers: Sequence[WorkerBody]) -> str:

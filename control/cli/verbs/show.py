@@ -51,6 +51,11 @@ def status(*, scope: str, url: str | None, token_file: Path | None, as_json: boo
         terminal.table(state_lines.WORKER_HEAD, state_lines.worker_rows(workers)[:SHOWN_WORKERS])
     if len(workers) > SHOWN_WORKERS:
         terminal.say(f"and {len(workers) - SHOWN_WORKERS} more: sluicegate workers")
+    idle = list(state_lines.idle(workers))
+    for line in idle[:SHOWN_WORKERS]:
+        terminal.say(line)
+    if len(idle) > SHOWN_WORKERS:
+        terminal.say(f"and {len(idle) - SHOWN_WORKERS} more: sluicegate workers")
     for line in (*state_lines.warnings(workers), *state_lines.unheard(reply.body.metrics)):
         terminal.say(line)
 
@@ -156,6 +161,8 @@ def workers(ctx: click.Context, *, url: str | None, token_file: Path | None, as_
         terminal.table(state_lines.WORKER_HEAD, state_lines.worker_rows(fleet.body.workers))
     if resources := resource_lines.rows(fleet.body.workers):
         terminal.table(resource_lines.HEAD, resources)
+    for line in state_lines.idle(fleet.body.workers):
+        terminal.say(line)
     for line in (*state_lines.warnings(fleet.body.workers), *resource_lines.warnings(fleet.body.workers)):
         terminal.say(line)
 

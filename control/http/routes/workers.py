@@ -5,9 +5,11 @@ from __future__ import annotations
 from fastapi import Request
 from starlette.convertors import StringConvertor, register_url_convertor
 
+from sluicegate.control import spelling
 from sluicegate.control.access.tokens import Right
 from sluicegate.control.http.guard import Guard, GuardedRouter, Tried, caller_of, parts_of, reads, scope_of
 from sluicegate.control.http.problems import errors
+from sluicegate.schemas.api.own_holds import ClearAnswer, ClearRequest
 from sluicegate.schemas.api.workers import ForgetAnswer, ForgetRequest, WorkersAnswer
 
 
@@ -39,3 +41,16 @@ def forget_worker(request: Request, nodename: str, body: ForgetRequest) -> Forge
     """Stops counting a worker that fell silent, until it beats again."""
     forgotten = parts_of(request).fleet.forget(nodename, reason=body.reason, actor=caller_of(request).name)
     return ForgetAnswer.of(nodename, forgotten.seen_at)
+
+
+def _clears(request: Request, body: bytes) -> Tried:
+    return Tried("health_cleared", scope_of(f"worker:{request.path_params['nodename']}"))
+
+
+@router.guarded(
+    "POST", "/workers/{nodename:anytext}/clear-health", Guard(Right.OPERATOR, _clears), responses=errors(404)
+)
+def clear_health(request: Request, nodename: str, body: ClearRequest) -> ClearAnswer:
+    """Has a worker let go of what it holds itself for, and judge its GPUs and its host anew."""
+    own, caller = parts_of(request).own_records, caller_of(request)
+    return spelling.cleared_of(own.clear(nodename, rule=body.rule, reason=body.reason, actor=caller.name))
