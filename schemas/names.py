@@ -48,6 +48,14 @@ def resources_key(namespace: str, nodename: str) -> str:
     return f"{beat_key(namespace, nodename)}/resources"
 
 
+def asks_key(namespace: str) -> str:
+    """The string key of the nonces of workers that start (`schemas.boot_asks`); absent while none does.
+
+    Below the name of `beat_key`, for the same reason as `lives_key`.
+    """
+    return beat_key(namespace, "/asks")
+
+
 def beats_key(namespace: str) -> str:
     """The sorted set of nodenames by the Redis server's time of their last heartbeat (seconds)."""
     return f"sluicegate:{namespace}:beats"

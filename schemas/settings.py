@@ -234,10 +234,11 @@ POLL_INTERVAL_MS = Setting(
 )
 BOOT_POLICY = Setting(
     name="SLUICEGATE_BOOT_POLICY",
-    parse=_choice("fresh", "signed"),
+    parse=_choice("fresh", "advancing", "signed"),
     default="fresh",
     meaning=(
-        "What opens a worker that starts: `fresh`, a signed state whose beat it saw advance; `signed`, any signed "
+        "What opens a worker that starts: `fresh`, a state that was signed for it since it started; `advancing`, a "
+        "signed state whose beat it saw advance, as before 0.2 (for control planes of then); `signed`, any signed "
         "state not older than the remembered one, so that it can start while the control plane is down."
     ),
     readers=(WORKER,),

@@ -71,13 +71,18 @@ class Verify(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The pause state of one namespace at one edition. `publication` counts publications, `issued_at` is UTC."""
+    """The pause state of one namespace at one edition. `publication` counts publications, `issued_at` is UTC.
+
+    `answers`: the nonces of workers that start, found before the truth was read (`schemas.boot_asks`). None: a control
+    plane of an earlier version signed it, which answers nobody.
+    """
 
     namespace: str
     epoch: int
     holds: Holds
     publication: int
     issued_at: datetime
+    answers: tuple[str, ...] | None = None
 
     @property
     def edition(self) -> Edition:
@@ -86,7 +91,7 @@ class Snapshot:
 
     def to_payload(self) -> bytes:
         """The JSON that is signed, as UTF-8. Every call gives the same bytes: holds are sorted."""
-        body = {
+        body: dict[str, object] = {
             "v": PROTOCOL,
             "namespace": self.namespace,
             "epoch": self.epoch,
@@ -95,6 +100,8 @@ class Snapshot:
             "issuedAt": to_wire(self.issued_at),
             "holds": [hold.to_wire() for hold in self.holds.sorted()],
         }
+        if self.answers is not None:
+            body["answers"] = list(self.answers)
         return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -163,6 +170,7 @@ def _parse(payload: bytes, namespace: str) -> Snapshot:
             ),
             publication=_count(body, "beat", MAX_PUBLICATION),
             issued_at=from_wire(body["issuedAt"], "issuedAt"),
+            answers=_answers(body.get("answers")),
         )
     except (ValueError, KeyError, TypeError, InvalidInput, RecursionError) as error:
         raise MalformedSnapshot(f"not a snapshot: {_said(error)}") from None
@@ -174,6 +182,10 @@ _short = reprlib.repr
 
 def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error)[:100]}"
+
+
+def _answers(said: object) -> tuple[str, ...] | None:
+    return tuple(one for one in said if isinstance(one, str)) if isinstance(said, list) else None
 
 
 def _count(body: dict[str, object], field: str, most: int) -> int:

@@ -25,6 +25,7 @@ from sluicegate.schemas.beats import MAX_SHOWN_CHARS
 from sluicegate.schemas.errors import SnapshotRefused, StaleSnapshot
 from sluicegate.schemas.names import hint_channel, snapshot_key
 from sluicegate.schemas.snapshots import Edition, Snapshot, Verify, unseal
+from sluicegate.workers.boot_ask import BootAsk
 from sluicegate.workers.following import Following, lose_touch, see
 from sluicegate.workers.log import logger
 
@@ -44,6 +45,8 @@ class Pace:
     stale_after_s: float
     is_stale_closed: bool
     needs_fresh_boot: bool
+    asks: bool = False
+    """Does it open only on a state that answers its nonce?"""
 
     @property
     def silence_s(self) -> float:
@@ -71,6 +74,7 @@ class Follower:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.following = Following(fence=fence)
+        self._ask = BootAsk(namespace, clock) if pace.asks else None
         self.refused: Counter[str] = Counter()
         self.is_stale = False
         self._namespace = namespace
@@ -141,6 +145,8 @@ class Follower:
 
     def look(self, reader: Redis) -> None:
         """One look at the state: take it if it is newer, and judge whether touch is lost. Never raises for Redis."""
+        if self._ask is not None:
+            self._ask.tend(reader, self.following.in_force is not None)
         try:
             raw: Any = reader.get(snapshot_key(self._namespace))
         except (RedisError, OSError) as error:
@@ -170,10 +176,24 @@ class Follower:
         try:
             snapshot = unseal(envelope, self._keys, self._namespace)
             before = self.following.in_force
-            self.following = see(self.following, snapshot, now=now, needs_fresh_boot=self._pace.needs_fresh_boot)
+            self.following = see(
+                self.following,
+                snapshot,
+                now=now,
+                needs_fresh_boot=self._pace.needs_fresh_boot,
+                nonce=None if self._ask is None else self._ask.nonce,
+            )
         except SnapshotRefused as refusal:
             self.refused[refusal.code] += 1
             self._note_refusal(refusal.code, str(refusal))
+            return
+        if self._ask is not None and self.following.in_force is None and snapshot.answers is None:
+            self.refused["unanswered"] += 1
+            self._note_refusal(
+                "unanswered",
+                "the control plane that signed it is older than this worker and does not answer workers that start: "
+                "upgrade it, or set SLUICEGATE_BOOT_POLICY=advancing for as long",
+            )
             return
         self._last_refusal = ""
         taken = self.following.in_force

@@ -2,8 +2,9 @@
 
 The rules (S2, S3, S4, S9):
 - nothing older than the fence is taken; the fence is what was applied last, in this life or the one before
-- a worker that starts takes nothing until it saw the publication advance between two of its own reads: a state that
-  merely lies there may have been put back by someone
+- a worker that starts takes nothing until it reads a state that answers its own nonce: any other may have been put back
+  by someone. (Boot policy `advancing`, as earlier versions had it: until it saw the publication advance between two
+  of its own reads. Two recorded states, put back one after the other, look like that.)
 - a newer edition is taken at once; the same edition only renews freshness
 - the same edition with other holds is of another history of the database: it is refused, and the control plane, which
   is shown what is in force here, goes above both
@@ -45,9 +46,12 @@ def lose_touch(following: Following) -> Following:
     )
 
 
-def see(following: Following, snapshot: Snapshot, *, now: float, needs_fresh_boot: bool = True) -> Following:
+def see(
+    following: Following, snapshot: Snapshot, *, now: float, needs_fresh_boot: bool = True, nonce: str | None = None
+) -> Following:
     """What is known after reading `snapshot`, whose signature holds.
 
+    A life with a `nonce` starts on a state that answers it; one without, `needs_fresh_boot`, on one that advanced.
     Raises StaleSnapshot behind the fence, and for another state at the edition that is in force.
     """
     edition, before = snapshot.edition, following.in_force
@@ -57,6 +61,8 @@ def see(following: Following, snapshot: Snapshot, *, now: float, needs_fresh_boo
         raise StaleSnapshot(f"edition {edition} was applied with other holds")
     has_advanced = following.last_publication is not None and snapshot.publication > following.last_publication
     may_boot = has_advanced or not needs_fresh_boot
+    if nonce is not None:
+        may_boot = nonce in (snapshot.answers or ())
     if may_boot if before is None else edition > before.edition:
         # A newer edition is itself a sign of life: it was signed after the one in force.
         return Following(fence=edition, in_force=snapshot, last_publication=snapshot.publication, fresh_at=now)

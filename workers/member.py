@@ -267,7 +267,8 @@ def _pace_of(environ: Mapping[str, str]) -> Pace:
         republish_s=settings.REPUBLISH_INTERVAL_MS.read(environ) / 1000,
         stale_after_s=settings.STALE_AFTER_S.read(environ),
         is_stale_closed=settings.STALE_POLICY.read(environ) == "closed",
-        needs_fresh_boot=settings.BOOT_POLICY.read(environ) == "fresh",
+        needs_fresh_boot=settings.BOOT_POLICY.read(environ) != "signed",
+        asks=settings.BOOT_POLICY.read(environ) == "fresh",
     )
 
 

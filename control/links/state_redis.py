@@ -17,6 +17,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from sluicegate.schemas import names
 from sluicegate.schemas.adapters.redis_client import connect, refuse_cluster
 from sluicegate.schemas.beats import MAX_BEAT_BYTES
+from sluicegate.schemas.boot_asks import MAX_ASKS_BYTES
 from sluicegate.schemas.errors import Unavailable
 from sluicegate.schemas.printable import printable_logger
 from sluicegate.schemas.redis_urls import Place
@@ -48,6 +49,12 @@ redis.call('PUBLISH', ARGV[4], ARGV[5])
 return 1
 """
 )
+
+# What workers that start ask. In ARGV, since this user may only read it.
+_ASKS = f"""
+if redis.call('TYPE', ARGV[1]).ok ~= 'string' or redis.call('STRLEN', ARGV[1]) > {MAX_ASKS_BYTES} then return '' end
+return redis.call('GET', ARGV[1])
+"""
 
 MEAN_BEAT_BYTES = 3_355
 """So many bytes of heartbeats are read at one look for each of the most workers: 16 MiB for 5,000."""
@@ -171,6 +178,7 @@ class Bus:
         self._read = self._client.register_script(_READ)
         self._replace = self._client.register_script(_REPLACE)
         self._clear = self._client.register_script(_CLEAR)
+        self._asks = self._client.register_script(_ASKS)
         self._names = self._client.register_script(_NAMES)
         self._values = self._client.register_script(_VALUES)
 
@@ -188,6 +196,11 @@ class Bus:
         with self._translated():
             kind, content = self._read(keys=[self._snapshot_key])
         return Slot(kind.decode(), content)
+
+    def read_asks(self) -> bytes:
+        """What workers that start ask, not judged in any way; empty where nobody does. Raises Unavailable."""
+        with self._translated():
+            return bytes(self._asks(args=[names.asks_key(self._namespace)]))
 
     def replace_slot(self, judged: Slot, envelope: bytes, hint: bytes) -> bool:
         """Publishes `envelope` and the hint, if the slot still is what was `judged`; was it?"""

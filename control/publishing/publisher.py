@@ -19,9 +19,20 @@ from sluicegate.control.holds.namespaces import Truth
 from sluicegate.control.links.outages import Outage
 from sluicegate.control.links.state_redis import Bus, Slot
 from sluicegate.control.store.database import Database
+from sluicegate.schemas.boot_asks import answered, asked
 from sluicegate.schemas.errors import SnapshotRefused, Unavailable
 from sluicegate.schemas.printable import printable_logger
-from sluicegate.schemas.snapshots import NOTHING, Edition, Sign, Snapshot, Verify, seal, unseal
+from sluicegate.schemas.snapshots import (
+    MAX_ENVELOPE_BYTES,
+    NOTHING,
+    Edition,
+    Sign,
+    Snapshot,
+    Verify,
+    most_bytes,
+    seal,
+    unseal,
+)
 
 logger = printable_logger("sluicegate.control")
 
@@ -115,6 +126,7 @@ class Publisher:
 
     def _publish(self) -> None:
         truth: Truth | None = None
+        asks: list[str] = []
         for _ in range(ATTEMPTS):
             slot, met = self._find()
             if truth is not None and met is not None and _is_beyond(met, truth):
@@ -122,13 +134,17 @@ class Publisher:
                 self._note(met.edition, met.publication)
                 return
             if truth is None or not _is_behind(met, truth):
+                # Before the truth is read: who is answered started before what it is told was true.
+                asks = asked(self._bus.read_asks())
                 truth = self._draw(met)
+            room = MAX_ENVELOPE_BYTES - most_bytes(self._namespace, truth.holds) if asks else 0
             sealed = Snapshot(
                 namespace=self._namespace,
                 epoch=truth.epoch,
                 holds=truth.holds,
                 publication=truth.publication,
                 issued_at=truth.now,
+                answers=answered(asks, room),
             )
             if self._bus.replace_slot(slot, seal(sealed, self._key), _hint(sealed)):
                 self._note(truth.edition, truth.publication)

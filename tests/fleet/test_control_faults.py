@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
+import time
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import pytest
+from redis import Redis
 
 from sluicegate.control.embedded.process import ServerProcess
 from sluicegate.control.process.stack import Stack
 from sluicegate.schemas.errors import Unavailable
-from sluicegate.schemas.settings import REPUBLISH_INTERVAL_MS
+from sluicegate.schemas.names import snapshot_key
+from sluicegate.schemas.settings import NAMESPACE, REDIS_URL, REPUBLISH_INTERVAL_MS
 from tests.fleet.harness import ROOT, Fleet
 from tests.fleet.waiting import stays, until
 from tests.marks import long
@@ -107,6 +113,50 @@ def test_s4_a_worker_does_not_boot_open_on_a_running_state_that_nobody_stands_be
         fleet.wait_done()
         verdict = fleet.check()
     assert verdict.broken == {}
+
+
+def test_s4_recorded_states_put_back_one_after_another_open_no_new_worker(stack: Stack) -> None:
+    """S4: the fleet is paused and the control plane away; what advances is shown to a worker without memory."""
+    key = snapshot_key(stack.environ[NAMESPACE.name])
+    redis: Any = Redis.from_url(stack.environ[REDIS_URL.name])
+    with Fleet(stack) as fleet:
+        fleet.watch()
+        fleet.start()
+        fleet.wait_open()
+        recorded: set[bytes] = set()
+
+        def has_recorded() -> bool:
+            recorded.add(redis.get(key))
+            return len(recorded) >= 4
+
+        until("four states are written down", has_recorded)
+        fleet.pause()
+        fleet.wait_acknowledged()
+        stack.kill_control()
+        fleet.workers["w1"].kill()
+        fleet.send_naps(10, 0.001)
+        worker = fleet.start("w2")
+        until("it waits", lambda: "waiting for a fresh signed state" in worker.process.output)
+
+        states, began = sorted(recorded, key=publication_in), time.monotonic()
+
+        def starts_nothing() -> bool:
+            # Each lies there for longer than a worker's poll.
+            redis.set(key, states[min(3, int((time.monotonic() - began) / 1.5))])
+            return fleet.count_starts() == 0
+
+        stays("it starts nothing", starts_nothing, for_s=7.0)
+        stack.start_control()
+        fleet.resume()
+        fleet.wait_done()
+        verdict = fleet.check()
+    redis.close()
+    assert verdict.broken == {}
+
+
+def publication_in(state: bytes) -> int:
+    """The number of the publication that it is."""
+    return int(json.loads(b64decode(json.loads(state)["payload_b64"]))["beat"])
 
 
 @pytest.mark.parametrize("policy", [long("open"), "closed"])

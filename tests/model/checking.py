@@ -22,7 +22,7 @@ MODEL = Path(__file__).parent / "gate.pml"
 DEPTH = 200_000
 WITHIN_S = 300.0
 
-S1, S2, S4 = "!(shut)", "(applied>=reported)", "(fresh||(all_replays>=2))"
+S1, S2, S4 = "!(shut)", "(applied>=reported)", "fresh"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +49,7 @@ VARIANTS = (
     ),
     Variant(name="no lock", defines=("RESTORES=0", "NO_LOCK"), fails=frozenset({S1})),
     Variant(name="no barrier", defines=("RESTORES=0", "NO_BARRIER"), fails=frozenset({S1})),
-    Variant(
-        name="limit: S4 against two replayed beats",
-        defines=("RESTORES=0", "S4_AGAINST_TWO_REPLAYS"),
-        fails=frozenset({"fresh"}),
-    ),
+    Variant(name="boot_policy=advancing", defines=("RESTORES=0", "BOOT_ADVANCING"), fails=frozenset({S4})),
 )
 
 

@@ -11,7 +11,11 @@
  *   NO_LOCK           the check and the hand-over are two steps
  *   NO_BARRIER        acknowledged before what was handed over has started
  *
- * S4_AGAINST_TWO_REPLAYS asks for more than the design gives: it fails too, and docs/model.md says what that means.
+ * A life's nonce is the number of that life: nobody has it before. `asks` is what lies in Redis of it, and others write there
+ * what they have seen, or nothing.
+ *
+ *   BOOT_ADVANCING    no mutant but SLUICEGATE_BOOT_POLICY=advancing, which boots on any state that it saw advance
+ *
  * BOOT_SIGNED is no mutant but SLUICEGATE_BOOT_POLICY=signed: any signed state that the fence lets through opens.
  */
 
@@ -40,10 +44,11 @@ byte epoch = 1, version = 1, mode = RUN, beat = 0;
 
 /* What lies in Redis: `slot_beat` 0 is an empty slot. */
 bool slot_signed = false;
-byte slot_edition = 0, slot_mode = RUN, slot_beat = 0;
+byte slot_edition = 0, slot_mode = RUN, slot_beat = 0, slot_answers = 0;
+byte asks = 0;
 
 /* Every publication that somebody may have written down, by its beat. */
-byte old_edition[BEATS + 1], old_mode[BEATS + 1];
+byte old_edition[BEATS + 1], old_mode[BEATS + 1], old_answers[BEATS + 1];
 
 /* The worker, of its present life: volatile. */
 bool up = false;
@@ -67,7 +72,7 @@ proctype Control()
 {
     byte met_edition, met_mode, met_beat;
     bool met_signed;
-    byte my_edition, my_mode, my_beat;
+    byte my_edition, my_mode, my_beat, my_answers;
 
 end:
     do
@@ -75,7 +80,8 @@ end:
     :: atomic { restores < RESTORES && commits > 0 -> restores++; version = 1; mode = RUN }
     :: beat < BEATS ->
         /* Judge what is there before the truth is read (decision 0010). */
-        atomic { met_signed = slot_signed; met_edition = slot_edition; met_mode = slot_mode; met_beat = slot_beat }
+        atomic { met_signed = slot_signed; met_edition = slot_edition; met_mode = slot_mode; met_beat = slot_beat;
+                 my_answers = asks }
         atomic {
             my_edition = EDITION(epoch, version);
             if
@@ -94,11 +100,12 @@ end:
             if
             :: IS_AS_JUDGED ->
                 slot_signed = true; slot_edition = my_edition; slot_mode = my_mode; slot_beat = my_beat;
+                slot_answers = my_answers; old_answers[my_beat] = my_answers;
                 old_edition[my_beat] = my_edition; old_mode[my_beat] = my_mode;
                 fresh = true
             :: else
             fi;
-            met_signed = false; met_edition = 0; met_mode = 0; met_beat = 0; my_edition = 0; my_mode = 0; my_beat = 0
+            met_signed = false; met_edition = 0; met_mode = 0; met_beat = 0; my_edition = 0; my_mode = 0; my_beat = 0; my_answers = 0
         }
     od
 }
@@ -116,18 +123,20 @@ end:
             if
             :: which <= beat && old_edition[which] > 0 ->
                 slot_signed = true; slot_edition = old_edition[which]; slot_mode = old_mode[which]; slot_beat = which;
+                slot_answers = old_answers[which];
                 all_replays++
             :: else
             fi;
             which = 0
         }
+    :: atomic { forgeries < FORGERIES && life > 0 -> forgeries++; asks = life - 1 }
     :: atomic {
         forgeries < FORGERIES ->
-            forgeries++; slot_signed = false; slot_edition = EDITION(7, 7); slot_mode = RUN; slot_beat = BEATS
+            forgeries++; slot_signed = false; slot_edition = EDITION(7, 7); slot_mode = RUN; slot_beat = BEATS; slot_answers = 0
        }
     :: atomic {
         forgeries < FORGERIES ->
-            forgeries++; slot_signed = false; slot_edition = 0; slot_beat = 0
+            forgeries++; slot_signed = false; slot_edition = 0; slot_beat = 0; slot_answers = 0
        }
     od
 }
@@ -135,15 +144,19 @@ end:
 /* workers/following.py `see`, and workers/gate.py `put_in_force`. */
 proctype Follower()
 {
-    byte read_edition, read_mode, read_beat, my_life;
+    byte read_edition, read_mode, read_beat, read_answers, my_life;
     bool read_signed, advanced;
 
 end:
     do
+#ifndef BOOT_SIGNED
+    :: atomic { up && in_force == 0 && asks != life -> asks = life }
+#endif
     :: up ->
         atomic {
             my_life = life;
-            read_signed = slot_signed; read_edition = slot_edition; read_mode = slot_mode; read_beat = slot_beat
+            read_signed = slot_signed; read_edition = slot_edition; read_mode = slot_mode; read_beat = slot_beat;
+            read_answers = slot_answers
         }
         atomic {
             if
@@ -160,13 +173,17 @@ end:
                 :: read_edition < fence                    /* refused: stale */
 #endif
                 :: else ->
+#ifdef BOOT_ADVANCING
                     advanced = (last_beat > 0 && read_beat > last_beat);
                     last_beat = read_beat;
+#endif
                     if
 #ifdef BOOT_SIGNED
                     :: in_force == 0 ->
-#else
+#elif defined(BOOT_ADVANCING)
                     :: in_force == 0 && advanced ->
+#else
+                    :: in_force == 0 && read_answers == life ->
 #endif
                         in_force = read_edition; fence = read_edition; cell_open = (read_mode == RUN)
 #ifdef NO_FENCE
@@ -184,7 +201,7 @@ end:
                 fi
             :: else
             fi;
-            advanced = false; read_signed = false; read_edition = 0; read_mode = 0; read_beat = 0
+            advanced = false; read_signed = false; read_edition = 0; read_mode = 0; read_beat = 0; read_answers = 0
         }
     od
 }
@@ -219,11 +236,8 @@ end:
         up && handed > 0 ->
             handed--;
             assert(!shut);                                  /* S1 */
-#ifdef S4_AGAINST_TWO_REPLAYS
-            assert(fresh)
-#endif
 #ifndef BOOT_SIGNED
-            assert(fresh || all_replays >= 2)               /* S4; two recorded beats put back look alive: a limit */
+            assert(fresh)                                   /* S4 */
 #endif
        }
     od

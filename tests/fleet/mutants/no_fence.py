@@ -10,7 +10,9 @@ from sluicegate.workers.following import Following
 from tests.fleet.app import app
 
 
-def see(following: Following, snapshot: Snapshot, *, now: float, needs_fresh_boot: bool = True) -> Following:
+def see(
+    following: Following, snapshot: Snapshot, *, now: float, needs_fresh_boot: bool = True, nonce: str | None = None
+) -> Following:
     known = following.in_force
     is_same = known is not None and known.edition == snapshot.edition
     in_force = known if is_same else snapshot
