@@ -2,6 +2,8 @@
 
 Nothing here reads the environment: each room passes it in, so that importing has no effect and tests need
 no patching. `docs/settings.md` has a row for each; a test compares the two.
+
+Long because it is one table, with a row for each setting and how its text is read.
 """
 
 from __future__ import annotations
