@@ -146,15 +146,15 @@ def test_whatever_is_read_no_hold_comes_without_a_cause_or_goes_before_its_time(
 
 
 def drawn(seed: int) -> Iterator[tuple[float, Readings]]:
-    """Longer stretches of the same, as readings have them, so that holds are taken and let go of."""
+    """Stretches of the same, as readings have them, so that holds are taken and let go of."""
     draw = random.Random(seed)
-    for _ in range(draw.randint(1, 6)):
+    for _ in range(draw.randint(1, 5)):
         level = draw.choice([0.0, 0.1, 0.19, 0.2, 0.24, 0.25, 0.5, 1.0, None])
         state = draw.choice([DeviceState.SERVING] * 5 + [DeviceState.LOST])
         amount = None if level is None else int(level * TOTAL)
         one = look(gpu(memory_free_bytes=amount, state=state))
-        gap_s = draw.choice([2.0, 2.0, 10.0, 30.0, 400.0])
-        for _ in range(draw.choice([1, 2, 16, 20])):
+        gap_s = draw.choice([2.0, 10.0, 30.0, 400.0])
+        for _ in range(draw.choice([1, 2, 16])):
             yield gap_s, one
 
 
@@ -164,7 +164,7 @@ def test_hundreds_of_drawn_sequences_keep_the_same_rules() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_a_hundred_thousand_drawn_sequences_keep_the_same_rules() -> None:
     for seed in range(1_000, 101_000):
         check_sequence(list(drawn(seed)))
