@@ -19,7 +19,7 @@ SINCE = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def lost(scope: str = "worker:celery@a", **changes: Any) -> LocalHold:
-    told = {
+    told: dict[str, Any] = {
         "rule": "gpu.lost",
         "cause": Cause.HEALTH,
         "scope": Scope.parse(scope),
@@ -58,7 +58,8 @@ def ready(world: World) -> Any:
 
 
 def follow(plane: Any) -> int:
-    return plane.parts.own_records.follow(plane.fleet.fold())
+    done: int = plane.parts.own_records.follow(plane.fleet.fold())
+    return done
 
 
 def test_it_is_recorded_once_and_released_when_its_worker_tells_of_it_no_more(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -56,12 +57,17 @@ class Life:
 
 
 def local(rule: str = "gpu.lost", **changed) -> LocalHold:
-    told = {"cause": Cause.HEALTH, "scope": ME, "reason": "GPU 0 fell off the bus", "since": NOW} | changed
+    told: dict[str, Any] = {
+        "cause": Cause.HEALTH,
+        "scope": ME,
+        "reason": "GPU 0 fell off the bus",
+        "since": NOW,
+    } | changed
     return LocalHold(rule=rule, **told)
 
 
 def record(hold: LocalHold, number: int = 1, **changed) -> Hold:
-    told = {
+    told: dict[str, Any] = {
         "id": UUID(int=number),
         "scope": hold.scope,
         "mode": hold.mode,
@@ -112,11 +118,11 @@ def test_other_words_for_the_same_hold_do_not_wake_the_worker_and_are_told(life:
 
 def test_a_quiesce_asks_what_runs_to_stop_and_a_drain_does_not(life: Life):
     life.own.take((local(),))
-    assert life.gate.cell.mode is Mode.RUN
+    seen = [life.gate.cell.mode]
     life.own.take((local(mode=Mode.QUIESCE),))
-    assert life.gate.cell.mode is Mode.QUIESCE
+    seen.append(life.gate.cell.mode)
     life.own.take((local(),))
-    assert life.gate.cell.mode is Mode.RUN
+    assert [*seen, life.gate.cell.mode] == [Mode.RUN, Mode.QUIESCE, Mode.RUN]
     assert not life.starts()
 
 
