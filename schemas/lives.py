@@ -151,7 +151,7 @@ def is_news(heard: Sighting, known: Sighting) -> bool:
     return not known.word.is_signed or (heard.word.is_signed and heard.beat.seq > known.beat.seq)
 
 
-def is_put_back(heard: Sighting, known: Iterable[Life]) -> bool:
+def is_overtaken(heard: Sighting, known: Iterable[Life]) -> bool:
     """Is it an older beat of a life of which a later one was heard?"""
     return any(
         one.incarnation == heard.beat.incarnation

@@ -30,7 +30,7 @@ MOST_FOLLOWED = 1000
 """Nodenames of one look whose episodes are followed."""
 MOST_NAMED = 20
 """In one event; how many there were is told beside it."""
-PUT_BACK = "an older heartbeat stands in the place of a later one"
+OVERTAKEN = "an older heartbeat stands in the place of a later one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,8 @@ class Told:
 
     def forged_beside(self, row: Remembered | None) -> str | None:
         """Why it is not believed, what is remembered included; None: it is."""
-        if self.forged is None and self.seen and row and lives.is_put_back(self.seen, row.lives):
-            return PUT_BACK
+        if self.forged is None and self.seen and row and lives.is_overtaken(self.seen, row.lives):
+            return OVERTAKEN
         return self.forged
 
 
@@ -110,7 +110,7 @@ class Episodes:
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
         self._waiting: dict[str, str] = {}
-        self._put_back: set[str] = set()
+        self._overtaken: set[str] = set()
         self._told_at: float | None = None
 
     def note(self, forged: Mapping[str, str], at_s: float) -> Begun | None:
@@ -119,9 +119,9 @@ class Episodes:
         A beat that was put back counts where two looks found it: a Redis that fails over may have an older one for a
         moment.
         """
-        put_back = {name for name, why in forged.items() if why == PUT_BACK}
-        sure = {name: why for name, why in forged.items() if name not in put_back or name in self._put_back}
-        self._put_back = put_back
+        overtaken = {name for name, why in forged.items() if why == OVERTAKEN}
+        sure = {name: why for name, why in forged.items() if name not in overtaken or name in self._overtaken}
+        self._overtaken = overtaken
         sure = dict(sorted(sure.items())[:MOST_FOLLOWED])
         self._last = {name: last for name, last in self._last.items() if at_s - last < OVER_AFTER_S}
         self._waiting |= {name: why for name, why in sure.items() if name not in self._last}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sluicegate.control.fleet.words import MOST_NAMED, OVER_AFTER_S, PUT_BACK, Episodes
+from sluicegate.control.fleet.words import MOST_NAMED, OVER_AFTER_S, OVERTAKEN, Episodes
 from sluicegate.schemas.adapters.life_keys import OwnKey, is_signed_by
 from sluicegate.schemas.beats import Beat
 from sluicegate.schemas.errors import InvalidInput
@@ -171,7 +171,7 @@ def test_who_comes_later_is_told_too_and_a_flood_is_one_event() -> None:
 def test_one_look_alone_is_no_proof_that_somebody_put_a_beat_back() -> None:
     """A Redis that fails over may have lost the last one."""
     episodes = Episodes()
-    assert episodes.note({"a": PUT_BACK}, 0.0) is None
+    assert episodes.note({"a": OVERTAKEN}, 0.0) is None
     assert episodes.note({}, 2.0) is None
-    assert episodes.note({"a": PUT_BACK}, 4.0) is None
-    assert episodes.note({"a": PUT_BACK}, 6.0) is not None
+    assert episodes.note({"a": OVERTAKEN}, 4.0) is None
+    assert episodes.note({"a": OVERTAKEN}, 6.0) is not None
