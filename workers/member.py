@@ -105,9 +105,15 @@ class Member:
         self.probe = Probe(on_readings=self._take_readings, told=told, environ={**os.environ, **environ})
         self.report = self._make_report(identity, sides, Told(lambda: self.probe.latest, told.interval_s))
         self._look_after_itself(identity, sides, environ)
-        self.heart = Heart(
+        self.heart = self._make_heart(namespace, state, memory, own_keys, environ)
+        self._listen()
+
+    def _make_heart(
+        self, namespace: str, state: Place, memory: Memory, own_keys: OwnKeys, environ: Mapping[str, str]
+    ) -> Heart:
+        return Heart(
             namespace=namespace,
-            nodename=worker.hostname,
+            nodename=self.worker.hostname,
             interval_s=settings.HEARTBEAT_INTERVAL_MS.read(environ) / 1000,
             connect=lambda: connect(state),
             compose=self.report.beat,
@@ -115,7 +121,6 @@ class Member:
             spell=own_keys.spell,
             pulse=self.report.pulse,
         )
-        self._listen()
 
     def _make_gate(self, identity: Identity, cell: Cell, sides: Sides, table: Table) -> Gate[Any]:
         subject = Subject(host=identity.host, worker=identity.nodename, labels=dict(identity.labels))

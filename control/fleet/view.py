@@ -226,6 +226,7 @@ class Fleet:
         return [
             seen.beat
             for entry in entries
+            if entry.nodename not in forged
             for seen in (entry.seen, *(one.sighting for one in entry.others))
             if seen is not None
         ]

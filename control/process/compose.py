@@ -123,6 +123,20 @@ class Once:
         self.own_records.follow(self.recovery.follow())
 
 
+def _fleet_of(environ: Mapping[str, str], bus: Bus, broker: BrokerAddress) -> Callable[..., Fleet]:
+    """Makes the fleet's views, which check each heartbeat once together."""
+    namespace = settings.NAMESPACE.read(environ)
+    return partial(
+        Fleet,
+        bus=bus,
+        broker=Broker(broker.url, broker.master_name, broker.key_prefix, broker.tls),
+        namespace=namespace,
+        lease=timedelta(seconds=settings.LEASE_S.read(environ)),
+        words=Words(namespace),
+        needs_signed=settings.NEEDS_SIGNED_BEATS.read(environ),
+    )
+
+
 def compose(environ: Mapping[str, str]) -> Composition:
     """Reads the settings; raises InvalidSetting naming all that are wrong."""
     _refuse_wrong(environ)
@@ -130,23 +144,13 @@ def compose(environ: Mapping[str, str]) -> Composition:
     state, broker = _servers(environ)
     key = signing_key.load(settings.SIGNING_KEY_FILE.read(environ))
     interval_s = settings.REPUBLISH_INTERVAL_MS.read(environ) / 1000
-    lease = timedelta(seconds=settings.LEASE_S.read(environ))
 
     database = Database(settings.DATABASE_URL.read(environ))
     bus = Bus(state, namespace, settings.MAX_WORKERS.read(environ))
     broadcast = Broadcast(broker.url, broker.master_name, broker.key_prefix, broker.tls)
     publisher = _publisher(environ, database, bus, broadcast, key)
-    depths = Broker(broker.url, broker.master_name, broker.key_prefix, broker.tls)
     roll_call = RollCall(broker.url, broker.master_name, broker.key_prefix, broker.tls)
-    fleet_of = partial(
-        Fleet,
-        bus=bus,
-        broker=depths,
-        namespace=namespace,
-        lease=lease,
-        words=Words(namespace),
-        needs_signed=settings.NEEDS_SIGNED_BEATS.read(environ),
-    )
+    fleet_of = _fleet_of(environ, bus, broker)
     fleet = fleet_of(database=database, answers=roll_call.answers)
     draining = Draining(database=database, fleet=fleet, namespace=namespace)
     leader = Leader(
