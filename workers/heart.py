@@ -223,7 +223,7 @@ class Heart:
         resources = beat.resources
         if resources is None or resources.readings is None or resources.number == self._told_whole:
             return b""
-        return resources.encode(beat.incarnation)
+        return resources.encode()
 
     def _tell_of(self, others: Any) -> None:
         """Says of each other worker of our nodename, once, that it is there: by beats that came between two of ours."""

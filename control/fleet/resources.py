@@ -19,7 +19,7 @@ class FleetResources:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._lock = threading.Lock()
-        self._known: dict[str, tuple[str, int, Readings]] = {}
+        self._known: dict[str, tuple[str, Readings]] = {}
 
     def filled(self, workers: Iterable[WorkerView]) -> list[WorkerView]:
         """The same workers, with the readings that their heartbeats name; without, where those cannot be had."""
@@ -43,10 +43,10 @@ class FleetResources:
             beat = worker.beat
             if beat.resources is None:
                 continue
-            found = beat.resources.found_in(raw, beat.incarnation)
+            found = beat.resources.found_in(raw)
             if found.readings is not None:
                 with self._lock:
-                    self._known[beat.nodename] = (beat.incarnation, found.number, found.readings)
+                    self._known[beat.nodename] = (found.digest, found.readings)
 
     def _forget(self, workers: Sequence[WorkerView]) -> None:
         names = {worker.beat.nodename for worker in workers}
@@ -65,6 +65,6 @@ class FleetResources:
         resources = worker.beat.resources
         with self._lock:
             known = self._known.get(worker.beat.nodename)
-        if resources is None or known is None or known[:2] != (worker.beat.incarnation, resources.number):
+        if resources is None or known is None or known[0] != resources.digest:
             return None
-        return known[2]
+        return known[1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from datetime import datetime
+from hashlib import sha256
 from typing import Any, Self
 
 from sluicegate.schemas import telling
@@ -29,39 +30,46 @@ class Resources:
 
     `number` counts what the worker said whole. Readings are said whole when something has changed that matters, and
     every WHOLE_EVERY_S; otherwise the beat says only that they are the same as those of `number`, and `readings` is
-    None until its reader has found those. `interval_ms`: how often the probe looks.
+    None until its reader has found those. `interval_ms`: how often the probe looks. `digest`: the SHA-256, in hex, of
+    `encode`: a heartbeat is signed, and where the readings themselves lie others may write.
     """
 
     number: int
     age_ms: int | None = None
     interval_ms: int | None = None
+    digest: str = ""
     readings: Readings | None = None
+
+    @classmethod
+    def whole(cls, number: int, readings: Readings, *, interval_ms: int | None = None) -> Self:
+        """What is to be said whole under this number."""
+        said = cls(number=number, interval_ms=interval_ms, readings=readings)
+        return replace(said, digest=sha256(said.encode()).hexdigest())
 
     def to_wire(self) -> dict[str, Any]:
         """Whole where there are readings."""
         said: dict[str, Any] = {"ageMs": self.age_ms, "intervalMs": self.interval_ms}
         if self.readings is None:
-            return {"sameAs": self.number} | said
+            return {"sameAs": self.number, "sha256": self.digest} | said
         return to_wire(self.readings) | said | {"number": self.number}
 
     def mark(self) -> Self:
         """The same without the readings themselves."""
         return replace(self, readings=None)
 
-    def encode(self, incarnation: str) -> bytes:
-        """The bytes under `names.resources_key`, for readings that are whole, of this life of a worker."""
-        return json.dumps(self.to_wire() | {"incarnation": incarnation}, separators=(",", ":")).encode()
+    def encode(self) -> bytes:
+        """The bytes under `names.resources_key`, for readings that are whole. The same each time."""
+        said = {} if self.readings is None else to_wire(self.readings)
+        return json.dumps(said | {"number": self.number}, separators=(",", ":")).encode()
 
-    def found_in(self, raw: bytes | None, incarnation: str) -> Self:
+    def found_in(self, raw: bytes | None) -> Self:
         """With the readings that `encode` wrote; without any where those are others, lost, or cannot be read."""
+        if raw is None or sha256(raw).hexdigest() != self.digest:
+            return self.mark()
         try:
-            said = json.loads(raw or b"null")
-            if not isinstance(said, dict) or said.get("incarnation") != incarnation:
-                return self.mark()
-            whole = Resources.from_wire(said)
+            return replace(self, readings=from_wire(json.loads(raw)))
         except (InvalidInput, ValueError, RecursionError):
             return self.mark()
-        return replace(self, readings=whole.readings if whole.number == self.number else None)
 
     @classmethod
     def from_wire(cls, said: Any) -> Self:
@@ -69,7 +77,12 @@ class Resources:
         said = telling.mapping(said, "resources")
         age_ms, interval_ms = (_count_or_none(said.get(name), name) for name in ("ageMs", "intervalMs"))
         if "sameAs" in said:
-            return cls(number=telling.count(said["sameAs"], "sameAs"), age_ms=age_ms, interval_ms=interval_ms)
+            return cls(
+                number=telling.count(said["sameAs"], "sameAs"),
+                age_ms=age_ms,
+                interval_ms=interval_ms,
+                digest=telling.text(said.get("sha256", ""), "sha256"),
+            )
         readings = from_wire(said)
         return cls(number=readings.number, age_ms=age_ms, interval_ms=interval_ms, readings=readings)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -386,8 +387,8 @@ def test_a_capacity_gate_holds_while_all_workers_are_below_by_their_own_heartbea
     def beat(name: str, free: int, seq: int) -> None:
         gpu = GpuReading(uuid="GPU-1", memory_total_bytes=100, memory_free_bytes=free)
         readings = Readings(number=seq, at=datetime.now(UTC), driver=DriverState.SERVING, had_gpus=True, gpus=(gpu,))
-        said = Resources(number=seq, age_ms=0, interval_ms=2000, readings=readings)
-        world.redis.set(names.resources_key(world.namespace, name), said.encode(f"life-of-{name}"))
+        said = replace(Resources.whole(seq, readings, interval_ms=2000), age_ms=0)
+        world.redis.set(names.resources_key(world.namespace, name), said.encode())
         world.beat(name, seq=seq, resources=said)
 
     beat("celery@a", 10, 1)

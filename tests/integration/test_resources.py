@@ -31,15 +31,15 @@ class Told:
     def __init__(self) -> None:
         gpu = GpuReading(uuid="GPU-1", index=0, memory_total_bytes=24 * GIB, memory_free_bytes=20 * GIB)
         readings = Readings(number=1, at=datetime.now(UTC), driver=DriverState.SERVING, gpus=(gpu,))
-        self.resources: Resources | None = Resources(number=1, age_ms=300, interval_ms=2000, readings=readings)
+        whole = Resources.whole(1, readings, interval_ms=2000)
+        self.resources: Resources | None = replace(whole, age_ms=300)
 
     def change(self, free: int) -> None:
         assert self.resources is not None
         assert self.resources.readings is not None
         readings = self.resources.readings
         gpus = (replace(readings.gpus[0], memory_free_bytes=free),)
-        number = self.resources.number + 1
-        self.resources = replace(self.resources, number=number, readings=replace(readings, gpus=gpus))
+        self.resources = Resources.whole(self.resources.number + 1, replace(readings, gpus=gpus))
 
 
 def heart(world: World, told: Told, folder: Path) -> Heart:
@@ -90,7 +90,8 @@ def test_readings_are_told_whole_once_and_named_in_every_heartbeat(world: World,
     try:
         eventually(lambda: free(plane) == 20 * GIB)
         said = written(world, beat_key(world.namespace, W))["resources"]
-        assert said == {"sameAs": 1, "ageMs": 300, "intervalMs": 2000}
+        assert (said["sameAs"], said["ageMs"], said["intervalMs"]) == (1, 300, 2000)
+        assert set(said) == {"sameAs", "sha256", "ageMs", "intervalMs"}
         # It is not asked for again, so that it may be gone.
         world.redis.delete(resources_key(world.namespace, W))
         assert free(plane) == 20 * GIB
@@ -101,17 +102,19 @@ def test_readings_are_told_whole_once_and_named_in_every_heartbeat(world: World,
         beating.say_goodbye()
 
 
-def test_what_was_lost_or_is_of_another_life_is_unknown_and_no_number(world: World, tmp_path: Path) -> None:
+def test_what_was_lost_or_written_over_is_unknown_and_no_number(world: World, tmp_path: Path) -> None:
     told, plane = Told(), world.replica()
     assert told.resources is not None
     world.beat(W, resources=told.resources)
     assert free(plane) is None
     key = resources_key(world.namespace, W)
-    world.redis.set(key, told.resources.encode("another life"))
-    assert free(plane) is None
-    world.redis.set(key, told.resources.encode(f"life-of-{W}")[:-9])
-    assert free(plane) is None
-    world.redis.set(key, told.resources.encode(f"life-of-{W}"))
+    other = Told()
+    other.change(free=0)
+    assert other.resources is not None
+    for raw in (other.resources.encode(), told.resources.encode()[:-9], b"junk"):
+        world.redis.set(key, raw)
+        assert free(plane) is None
+    world.redis.set(key, told.resources.encode())
     assert free(plane) == 20 * GIB
 
 

@@ -109,11 +109,19 @@ def test_a_field_that_is_wrong_makes_no_readings(wrong: dict[str, Any]) -> None:
 
 
 def test_a_beat_says_them_whole_or_says_which_they_are() -> None:
-    whole = Resources(number=7, age_ms=12, interval_ms=2000, readings=replace(WELL, number=7))
-    assert Resources.from_wire(whole.to_wire()) == whole
-    same = replace(whole, readings=None)
-    assert same.to_wire() == {"sameAs": 7, "ageMs": 12, "intervalMs": 2000}
+    whole = replace(Resources.whole(7, WELL, interval_ms=2000), age_ms=12)
+    same = whole.mark()
+    assert same.to_wire() == {"sameAs": 7, "sha256": whole.digest, "ageMs": 12, "intervalMs": 2000}
     assert Resources.from_wire(same.to_wire()) == same
+    assert same.found_in(whole.encode()) == replace(whole, readings=replace(WELL, number=7))
+
+
+def test_readings_that_somebody_wrote_over_are_unknown() -> None:
+    """A heartbeat is signed; where the readings lie, others may write."""
+    same = Resources.whole(7, WELL).mark()
+    for forged in (Resources.whole(7, changed(memory_free_bytes=0)).encode(), b"[]", b"", None):
+        assert same.found_in(forged).readings is None
+    assert replace(same, digest="").found_in(Resources.whole(7, WELL).encode()).readings is None
 
 
 def changed(**gpu: Any) -> Readings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from sluicegate.schemas.health.readings import Readings
@@ -18,8 +19,7 @@ class Told:
         self._latest = latest
         self._interval_ms = round(interval_s * 1000)
         self._lock = threading.Lock()
-        self._whole: Readings | None = None
-        self._number = 0
+        self._whole: Resources | None = None
         self._at_s = 0.0
 
     def resources(self) -> Resources | None:
@@ -29,12 +29,8 @@ class Told:
             return None
         with self._lock:
             is_old = time.monotonic() - self._at_s >= WHOLE_EVERY_S
-            if self._whole is None or is_old or is_notable(self._whole, now):
-                self._whole, self._at_s = now, time.monotonic()
-                self._number += 1
-            return Resources(
-                number=self._number,
-                age_ms=age_ms(now, datetime.now(UTC)),
-                interval_ms=self._interval_ms,
-                readings=self._whole,
-            )
+            if self._whole is None or self._whole.readings is None or is_old or is_notable(self._whole.readings, now):
+                number = 1 if self._whole is None else self._whole.number + 1
+                self._whole = Resources.whole(number, now, interval_ms=self._interval_ms)
+                self._at_s = time.monotonic()
+            return replace(self._whole, age_ms=age_ms(now, datetime.now(UTC)))
