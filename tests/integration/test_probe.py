@@ -253,6 +253,8 @@ def test_whichever_call_hangs_it_is_named_and_ends_with_it(nvml: FakeNvml, liste
     hung = one.until(lambda readings: readings.gpus[0].state is DeviceState.UNRESPONSIVE)
     assert symbol.removesuffix("_v2").removesuffix("_v3") in hung.notes[-1]
     assert (hung.driver is DriverState.UNRESPONSIVE) is (gpus == "all")
+    # It stays so: one episode is one, also where other calls come back.
+    assert {one.next().gpus[0].state for _ in range(4)} == {DeviceState.UNRESPONSIVE}
     nvml.say({f"hang.{symbol}": None})
     assert one.gpu(lambda gpu: gpu.state is DeviceState.SERVING).uuid == nvml.uuid(1)
 

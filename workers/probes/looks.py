@@ -88,7 +88,11 @@ class Looks:
             found = self._readings()
         if is_brief:
             self.close()
-        self._say(found)
+        if hung := self._calls.stuck():
+            # Whoever waits for faults hangs: the driver does not serve, whatever it says to others.
+            self.stuck(hung[0])
+        else:
+            self._say(found)
 
     def look_elsewhere(self) -> None:
         """The host alone, and the GPUs as they were: between the brief looks of a probe that has let go."""
