@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 SOURCE = Path(__file__).parent / "nvml.c"
 GIB = 1 << 30
 
 
 def built(folder: Path, *, old: bool = False) -> Path:
-    """The folder of a `libnvidia-ml.so.1`; `old`: of a driver without the newer symbols."""
+    """The folder of a `libnvidia-ml.so.1`; `old`: of a driver without the newer symbols.
+
+    A test that asks for it where nothing can compile is skipped; CI installs gcc, and never skips.
+    """
+    if shutil.which("gcc") is None and os.environ.get("CI") != "true":
+        pytest.skip("gcc is not installed here (Debian's package gcc)")
     flags = ["-DOLD"] if old else []
     library = folder / "libnvidia-ml.so.1"
     command = ["gcc", "-shared", "-fPIC", "-O2", "-fvisibility=hidden", "-w", "-Wl,-soname,libnvidia-ml.so.1"]
