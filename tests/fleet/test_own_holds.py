@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,10 @@ def environ(nvml: FakeNvml, tmp_path: Path) -> Callable[[float], dict[str, str]]
         }
 
     return made
+
+
+def _has_started(fleet: Fleet, count: int) -> bool:
+    return len(fleet.started()) == count
 
 
 def recorded(fleet: Fleet, worker: Worker) -> list[HoldBody]:
@@ -103,7 +108,7 @@ def test_it_is_on_record_and_shown_and_holds_beside_a_manual_hold_that_it_never_
                 assert [hold.cause for hold in fleet.client.read().body.system.holds] == ["manual"]
             else:
                 fleet.resume()
-            stays("it starts nothing", lambda count=before: len(fleet.started()) == count, for_s=1.5)
+            stays("it starts nothing", partial(_has_started, fleet, before), for_s=1.5)
             if is_manual_last:
                 fleet.resume()
             else:
