@@ -16,8 +16,8 @@ from tests.fleet.waiting import stays, until
 from tests.marks import long
 
 FAST = {
+    "SLUICEGATE_PROBE": "auto",
     "SLUICEGATE_PROBE_INTERVAL_MS": "200",
-    "SLUICEGATE_HEALTH_FILE": "health.toml",
 }
 RULES = """
 [rules."capacity.gpu_memory"]
