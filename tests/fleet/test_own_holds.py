@@ -72,6 +72,12 @@ def actions(fleet: Fleet, worker: Worker) -> list[str]:
     return [event.action for event in events_of(fleet, worker)]
 
 
+def states(fleet: Fleet) -> list[str]:
+    """Of the GPUs of the fleet's workers, as `GET /api/workers` tells them."""
+    told = [worker.resources for worker in fleet.client.workers().body.workers if worker.host == fleet.host]
+    return [gpu.state for resources in told if resources is not None for gpu in resources.gpus]
+
+
 def command(fleet: Fleet, stack: Stack, *arguments: str) -> str:
     """What `sluicegate` prints, as an operator runs it."""
     token = fleet.directory / "token"
@@ -131,7 +137,9 @@ def test_an_operator_clears_it_and_the_worker_starts_at_once(
         wait_recorded(fleet, worker, 1)
         nvml.say(WELL, gpu=0)
         fleet.send_naps(5, 0.01)
-        stays("it starts nothing", lambda: not fleet.started(), for_s=2.0)
+        # It has let go of the GPU, and looks again every ten seconds.
+        until("it sees that the GPU is well", lambda: states(fleet) == ["serving"])
+        stays("it starts nothing", lambda: not fleet.started(), for_s=1.0)
         said = command(fleet, stack, "health", "clear", "--worker", worker.nodename, "--reason", "GPU 0 was replaced")
         assert f"cleared gpu.lost of {worker.nodename}" in said
         fleet.wait_done()
