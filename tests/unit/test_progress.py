@@ -105,6 +105,10 @@ def test_all_paused_and_nothing_running_is_drained():
         "unread": 0,
         "unsigned": 2,
         "forged": 0,
+        "isPausedByCapacity": False,
+        "capacityPercentage": None,
+        "capacityThreshold": None,
+        "lastCapacityCheck": None,
     }
 
 
