@@ -72,5 +72,6 @@ MODULE_GLOBALS = {
     "_note": "workers.celery_inside.starts: who is told of starts; a pool child has its own",
     "_own_starts": "workers.own_starts: what `starting` asks in this process; set once",
     "_describe": "workers.log: what each line of this process carries",
+    "_purse": "workers.costs: where `report_cost` of this process puts what a task cost; children have it by fork",
 }
 """Our own module globals that are set after import. One process is one worker."""
