@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -35,6 +36,23 @@ hypothesis.settings.load_profile("full")
 def pytest_xdist_auto_num_workers() -> int:
     """As many test processes as there are cores, within what one machine's disk and memory bear."""
     return max(2, min(8, len(os.sched_getaffinity(0))))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """A failure may speak of halves of surrogate pairs: xdist cannot send those, and ends the whole run."""
+    return _sendable((yield))
+
+
+def _sendable(told: Any) -> Any:
+    match told:
+        case str():
+            return told.encode(errors="backslashreplace").decode()
+        case dict():
+            return {_sendable(key): _sendable(value) for key, value in told.items()}
+        case list() | tuple():
+            return type(told)(map(_sendable, told))
+    return told
 
 
 @pytest.fixture(scope="session")

@@ -71,7 +71,9 @@ def test_what_a_probe_reads_is_seen_by_every_way_and_a_fault_at_once(
     assert "GPU 1" in shown
 
     stats: Any
-    (stats,) = (fleet.sender.control.inspect(timeout=3).stats() or {}).values()
+    # A connection of its own: those that tests before this one left in the pool may be broken.
+    with fleet.sender.connection_for_write() as connection:
+        (stats,) = (fleet.sender.control.inspect(timeout=3, connection=connection).stats() or {}).values()
     assert stats["sluicegate"]["resources"]["gpus"][0]["uuid"] == nvml.uuid(1)
 
     nvml.xid(79, gpu=1)
