@@ -171,7 +171,7 @@ def test_whatever_stands_there_a_worker_with_keys_goes_on_from_what_it_sealed_or
     redis: Any = fakeredis.FakeRedis(server=server)
     stored: dict[str, Any] = {}
     for task_id in ("t1", "t2"):
-        stored[task_id] = data.draw(st.integers(0, 99) | st.text(max_size=8) | st.lists(st.integers(0, 9), max_size=4))
+        stored[task_id] = data.draw(st.integers(0, 99) | st.text(max_size=4) | st.lists(st.integers(0, 9), max_size=4))
         cursors(server).store(task_id, stored[task_id], MESSAGE)
     first, second = redis.get(SEALED), redis.get(SEALED.replace("t1", "t2"))
     at = data.draw(st.integers(0, len(first)))
