@@ -10,11 +10,15 @@ from jsonschema import Draft202012Validator, FormatChecker
 
 from sluicegate.control.process.plane import ControlPlane
 from sluicegate.schemas.beats import RunningTask, WorkerState
+from sluicegate.schemas.health.local_holds import LocalHold
+from sluicegate.schemas.holds.hold import Cause
+from sluicegate.schemas.scopes import Scope
 from sluicegate.schemas.snapshots import Edition
 from tests.integration.world import PAUSE, RESUME, World, eventually
 
 PAUSE_PATH = "/api/system/worker-pause"
-WORK = RunningTask(id="t1", name="app.work", started_at=datetime(2026, 3, 1, tzinfo=UTC), queue="gpu")
+SINCE = datetime(2026, 3, 1, tzinfo=UTC)
+WORK = RunningTask(id="t1", name="app.work", started_at=SINCE, queue="gpu")
 Answers = dict[tuple[str, str], list[httpx.Response]]
 
 
@@ -44,6 +48,12 @@ def answered(world: World) -> tuple[dict[str, Any], Answers]:
     ask("POST", PAUSE_PATH, json=RESUME)
     story.append(ask("GET", f"/api/holds/{hold}"))
     assert story[-1].json()["drains"][0]["receipt"] is not None
+    lost = LocalHold(
+        rule="gpu.lost", cause=Cause.HEALTH, scope=Scope.parse("worker:celery@sick"), reason="it fell off", since=SINCE
+    )
+    world.beat("celery@sick", local_holds=(lost,))
+    eventually(lambda: world.events(action="own_hold_placed"))
+    cleared = ask("POST", "/api/workers/celery@sick/clear-health", json={"reason": "replaced"})
     raised = world.client(plane, "admin").post("/api/system/epoch", json={"reason": "restored", "above": "1.9"})
     assert raised.status_code == 200, raised.text
     return ask("GET", "/openapi.json").json(), governors(world, plane) | {
@@ -53,6 +63,7 @@ def answered(world: World) -> tuple[dict[str, Any], Answers]:
         ("get", "/api/holds/{hold_id}"): story,
         ("get", paths["workers"]): [workers],
         ("post", "/api/workers/{nodename}/forget"): [forgotten],
+        ("post", "/api/workers/{nodename}/clear-health"): [cleared],
         ("post", "/api/system/epoch"): [raised],
         ("get", paths["audit"]): [ask("GET", paths["audit"])],
         ("get", "/healthz"): [ask("GET", "/healthz")],

@@ -71,6 +71,12 @@ def test_the_state_has_exactly_the_promised_shape(world: World) -> None:
         "setAside",
         "setAsideByQueue",
         "unread",
+        "unsigned",
+        "forged",
+        "isPausedByCapacity",
+        "capacityPercentage",
+        "capacityThreshold",
+        "lastCapacityCheck",
     }
     assert [event["reason"] for event in body["audit"]["latest"]] == [f"reason {n}" for n in (5, 4, 3, 2, 1)]
     assert set(body["audit"]["latest"][0]) == {"id", "action", "mode", "reason", "actorUserId", "createdAt"}
