@@ -33,6 +33,9 @@ INTERVAL_S = int(settings.REPUBLISH_INTERVAL_MS.default or 0) / 1000
 MISSED_S = 3 * INTERVAL_S
 """A gap of so long is a missed publication: a follower then takes its Redis for one that nobody writes to."""
 
+BEFORE_NONCES = {"SLUICEGATE_BOOT_POLICY": "advancing"}
+"""A control plane of then answers no worker that starts: docs/decisions/0037-boot-nonce.md."""
+
 
 @dataclass
 class Replica:
@@ -179,7 +182,7 @@ def test_s1_s9_a_database_of_revision_0005_is_upgraded_under_a_paused_fleet(own_
     stack = own_stack
     stack.stop_control()
     revision_0005.make_database(stack, held=True)
-    with Fleet(stack) as fleet:
+    with Fleet(stack, environ=BEFORE_NONCES) as fleet:
         fleet.watch()
         fleet.calls.append(Call(at_us=microseconds(time.time()), edition=(1, 2), is_paused=True))
         fleet.send_naps(20, 0.02)
@@ -213,7 +216,7 @@ def test_s9_a_database_of_revision_0005_is_upgraded_under_a_running_fleet(own_st
     stack = own_stack
     stack.stop_control()
     revision_0005.make_database(stack, held=False)
-    with Fleet(stack) as fleet:
+    with Fleet(stack, environ=BEFORE_NONCES) as fleet:
         fleet.watch()
         with OldControlPlane(stack):
             fleet.start()
