@@ -54,11 +54,6 @@ def forget_hooks() -> None:
     _hooks.clear()
 
 
-def has_hooks() -> bool:
-    """Was there any `on_idle`?"""
-    return bool(_hooks)
-
-
 def call_due(idle_for_s: float | None, *, lets_go: bool) -> None:
     """Call what is due and was not called in this idle time; `idle_for_s` None: it is not idle, all begins anew."""
     for hook in _hooks:

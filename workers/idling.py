@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from sluicegate.workers.idle_hooks import call_due, has_hooks
+from sluicegate.workers.idle_hooks import call_due
 from sluicegate.workers.log import logger
 from sluicegate.workers.ports import PoolSide
 
@@ -135,11 +135,6 @@ class Idling:
         if idle_for_s >= self._recycle_after_s and self._want is _Want.SERVE:
             self._is_recycled = True
             self._ask(_Want.RECYCLE)
-
-    @property
-    def has_to_look(self) -> bool:
-        """Is there anything that depends on how long it has been idle?"""
-        return bool(self._recycle_after_s) or has_hooks()
 
 
 class Watch:

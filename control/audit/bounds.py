@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from sluicegate.schemas import telling
+
 MAX_TEXT_CHARS: Final = 2000
 """Of a column. A reason has at most half of it."""
 MAX_DETAILS_BYTES: Final = 16 * 1024
@@ -35,7 +37,7 @@ _LEAST: Final = _Measure(40, 20)
 
 def storable(text: str) -> str:
     r"""`text` as Postgres can keep it: NUL as `\x00`, a half of a surrogate pair as `\ud800`."""
-    if "\x00" not in text and not any("\ud800" <= char <= "\udfff" for char in text):
+    if telling.is_storable(text):
         return text
     return "".join(
         char.encode("unicode_escape").decode() if char == "\x00" or "\ud800" <= char <= "\udfff" else char

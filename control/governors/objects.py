@@ -28,8 +28,6 @@ from sluicegate.schemas.holds.hold import check_reason
 from sluicegate.schemas.money import millionths
 
 LONGEST_OVERRIDE_S = 7 * 86_400
-ANY_VERSION = -1
-"""For who has locked the namespace anyway: the file that a control plane was started with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

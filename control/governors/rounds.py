@@ -93,7 +93,7 @@ class Rounds:
             truth = namespaces.read(connection, self._namespace) or namespaces.lock(connection, self._namespace)
             known = rows.read(connection, self._namespace)
         given = replace(self._given(truth, known), gates=self._gates) if known else Given()
-        changed = sum(self._release_orphans(truth, known))
+        changed = self._release_orphans(truth, known)
         now = truth.now
         edges = []
         for stored in known:
@@ -109,9 +109,11 @@ class Rounds:
     def _begin_term(self) -> None:
         if (term := self._term()) != self._in_term:
             # Another may have judged meanwhile: nothing that is remembered of before is true any more.
-            self._in_term, self._is_noted = term, False
+            self._is_noted = False
             self._gates, self._kept_at = {}, {}
             self._prepare()
+            # Last: what fails is done again by the next turn.
+            self._in_term = term
 
     def _until_edge_s(self) -> float | None:
         """How long until the next edge, by the database's clock; None where none is near."""
@@ -162,7 +164,7 @@ class Rounds:
     def _judge(
         self, connection: Connection, stored: Stored, given: Given, truth: Truth
     ) -> tuple[Verdict, capacity.Memory | None]:
-        is_held = any(hold.scope for hold in _own(stored.kind, stored.name, truth))
+        is_held = bool(_own(stored.kind, stored.name, truth))
         return judge(connection, self._namespace, stored, given, truth.now, is_held=is_held)
 
     def _remember(self, verdict: Verdict, memory: capacity.Memory | None, now: datetime) -> None:
@@ -214,10 +216,10 @@ class Rounds:
         )
         events.record(connection, self._namespace, event)
 
-    def _release_orphans(self, truth: Truth, known: list[Stored]) -> list[int]:
-        """Releases holds of governors that there are no more: one was deleted, or the database restored."""
+    def _release_orphans(self, truth: Truth, known: list[Stored]) -> int:
+        """Releases holds of governors that there are no more, and returns how many: one was deleted, or restored."""
         named = {(one.kind.cause, one.kind.source_of(one.name)) for one in known}
-        done = []
+        done = 0
         for hold in truth.holds.sorted():
             if not _is_a_governors(hold) or (hold.cause, hold.source) in named:
                 continue
@@ -233,7 +235,7 @@ class Rounds:
                 event = _recorded(f"{hold.cause}_resumed", now, change, {"governor": f"{hold.cause}/{name}"})
                 edition = namespaces.store(connection, now, change, event).edition
             self._publisher.publish_now(edition)
-            done.append(1)
+            done += 1
         return done
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sluicegate.control.store.tables import SPEND
 from sluicegate.schemas.scopes import Scope, ScopeKind
 
-REPORT, RATE, ADJUST = "report", "rate", "adjust"
+REPORT, ADJUST = "report", "adjust"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,17 +41,6 @@ def add(connection: Connection, namespace: str, costs: Iterable[Cost]) -> int:
         return 0
     added = connection.execute(insert(SPEND).values(rows).on_conflict_do_nothing().returning(SPEND.c.key))
     return len(added.all())
-
-
-def replace(connection: Connection, namespace: str, costs: Iterable[Cost]) -> None:
-    """Writes costs that grow: what a rate has come to in a quarter of an hour."""
-    rows = [_row(namespace, cost) for cost in costs]
-    if rows:
-        statement = insert(SPEND).values(rows)
-        keys = [SPEND.c.namespace, SPEND.c.key]
-        connection.execute(
-            statement.on_conflict_do_update(index_elements=keys, set_={"amount": statement.excluded.amount})
-        )
 
 
 def total(

@@ -206,6 +206,7 @@ def _refuse_wrong(environ: Mapping[str, str]) -> None:
         lambda: parse_url(url.read(environ)),
         lambda: _refuse_broker(_servers(environ)[1]),
         lambda: signing_key.load(key_file.read(environ)),
+        lambda: _usual_threshold(environ),
         lambda: parse_public_keys(keys.read_or_none(environ) or ""),
     )
     reads = settings.reads_of(settings.CONTROL, (settings.REDIS_URL, url, key_file), environ)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 CATALOGUE = "https://docs.nvidia.com/deploy/xid-errors/analyzing-xid-catalog.html"
-DEVICE_PLUGIN = "https://github.com/NVIDIA/k8s-device-plugin/blob/main/internal/rm/health.go"
 
 REPEATED_AT = 2
 REPEATED_WITHIN_H = 24

@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -213,6 +214,26 @@ def test_with_no_governors_a_replica_publishes_at_once(world: World) -> None:
     plane = world.replica()
     plane.publisher.republish()
     assert world.published() is not None
+
+
+def test_what_a_term_begins_with_is_done_again_where_it_failed(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The database was away for that moment: the file of governors is applied all the same, by the next round."""
+    file = tmp_path / "governors.toml"
+    file.write_text('[window.always]\ncron = "* * * * *"\nduration = "10m"\n')
+    plane = leading(world, SLUICEGATE_GOVERNORS_FILE=str(file))
+
+    def away(*_: object, **__: object) -> None:
+        raise Unavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(plane.parts.governors, "manage", away)
+        with pytest.raises(Unavailable):
+            plane.leader.run_when_leading(plane.rounds.judge_all)()
+    assert held(world) == set()
+    round_of(plane)
+    assert held(world) == {("global", "window", "always")}
 
 
 def test_what_a_deposed_leader_decides_is_not_stored(world: World) -> None:
