@@ -124,7 +124,7 @@ def test_s5_s6_a_chord_of_fifty_yielding_tasks_across_five_quiesces_calls_back_o
     stack: Stack, results: str, acks_late: bool
 ) -> None:
     """S5, S6: its parts stop in mid-work and go on elsewhere; each item is done once, and the callback sees all."""
-    items = 6
+    items = 10
     with Fleet(stack, acks_late=acks_late, environ={fleet_app.RESULTS: results}) as fleet:
         fleet.watch()
         for name in ("w1", "w2"):

@@ -33,7 +33,7 @@ def test_s1_s5_s6_however_its_pool_is_run_a_worker_drains_in_order(
 ) -> None:
     """S1, S5, S6. With prefetch 0 the worker has fetched the whole queue when the pause comes."""
     is_autoscaled = "--autoscale=4,1" in arguments
-    naps = 480 if is_autoscaled else 160
+    naps = 960 if is_autoscaled else 160
     with Fleet(stack, environ=environ, prefetch=int(environ.get(fleet_app.PREFETCH, "4"))) as fleet:
         fleet.watch()
         fleet.start(slots=4 if is_autoscaled else 2, arguments=(*QUIET, *arguments))

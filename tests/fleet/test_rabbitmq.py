@@ -38,7 +38,7 @@ def test_s1_s5_s6_l3_a_busy_worker_drains_and_resumes(
         fleet.watch()
         fleet.start()
         fleet.wait_open()
-        fleet.send_naps(300, 0.02)
+        fleet.send_naps(600, 0.02)
         for pause in range(3):
             fleet.wait_started(30 * (pause + 1))
             fleet.pause()
@@ -48,7 +48,7 @@ def test_s1_s5_s6_l3_a_busy_worker_drains_and_resumes(
         fleet.wait_done()
         verdict = fleet.check()
     assert verdict.broken == {}
-    assert verdict.ended == 300
+    assert verdict.ended == 600
 
 
 @pytest.mark.long
@@ -61,7 +61,7 @@ def test_s1_s5_s6_two_busy_workers_drain_together(stack: Stack, rabbit: Rabbit, 
             fleet.start(name, wait=False)
         fleet.wait_ready()
         fleet.wait_open()
-        fleet.send_naps(240, 0.04)
+        fleet.send_naps(480, 0.04)
         for pause in range(3):
             fleet.wait_started(30 * (pause + 1))
             fleet.pause()
@@ -72,7 +72,7 @@ def test_s1_s5_s6_two_busy_workers_drain_together(stack: Stack, rabbit: Rabbit, 
         fleet.wait_done()
         verdict = fleet.check()
     assert verdict.broken == {}
-    assert verdict.ended == 240
+    assert verdict.ended == 480
 
 
 @pytest.mark.parametrize(("queue_type", "acks_late"), [long("classic", False), ("quorum", True)])
@@ -84,7 +84,7 @@ def test_s1_s4_s5_a_worker_killed_while_paused_and_started_again_starts_nothing(
         fleet.watch()
         worker = fleet.start()
         fleet.wait_open()
-        fleet.send_naps(60, 0.02)
+        fleet.send_naps(150, 0.02)
         fleet.wait_started(10)
         fleet.pause()
         before = fleet.wait_drained().contents
@@ -105,7 +105,7 @@ def test_s1_s4_s5_a_worker_killed_while_paused_and_started_again_starts_nothing(
         fleet.wait_done()
         verdict = fleet.check()
     assert verdict.broken == {}
-    assert verdict.ended == 60
+    assert verdict.ended == 150
 
 
 @pytest.mark.long

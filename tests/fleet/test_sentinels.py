@@ -87,7 +87,7 @@ def test_s1_s5_s6_l2_l3_a_failover_while_paused(stack: WatchedStack) -> None:
         fleet.watch()
         fleet.start()
         fleet.wait_open()
-        fleet.send_naps(60, 0.02)
+        fleet.send_naps(150, 0.02)
         fleet.wait_started(10)
         fleet.pause()
         fleet.wait_drained()
